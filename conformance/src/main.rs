@@ -1,0 +1,35 @@
+//! `conformance`: the SDKs' own suites, and checks of a runner's manners, against a job endpoint.
+
+#![allow(clippy::print_stdout, reason = "printing verdicts is what this program is for")]
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use ferrobeam_conformance::{clients, memory, run};
+
+#[derive(Parser)]
+#[command(about = "Runs the Beam SDKs' own suites, and checks of a runner's manners, against a job endpoint")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the SDKs' suites and print a verdict a test, a table of capabilities, and counts
+    Run(run::Options),
+    /// Submit small jobs from several clients at once, and see what the server keeps
+    Clients(clients::Options),
+    /// Group more than fits the runner's memory, and see how much it takes
+    Memory(memory::Options),
+}
+
+fn main() -> Result<ExitCode> {
+    let well = match Arguments::parse().command {
+        Command::Run(options) => run::run(&options)?.complaints.is_empty(),
+        Command::Clients(options) => clients::run(&options)?,
+        Command::Memory(options) => memory::run(&options)?,
+    };
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

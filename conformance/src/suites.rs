@@ -1,0 +1,159 @@
+//! The suites: the names of their tests, and how to run them.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+
+use crate::tools::{GoKit, JavaKit, python};
+
+/// A set of tests that are run, counted and expected together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Suite {
+    /// The Python SDK's `FnApiRunnerTest`, bounded and streaming.
+    Python,
+    /// The Go SDK's primitives integration tests.
+    Go,
+    /// The Java SDK's `ValidatesRunner` category.
+    Java,
+    /// What must be refused: malformed submissions, straight to the Job API.
+    BadInput,
+}
+
+impl Suite {
+    /// Every suite, in the order in which they run.
+    pub const ALL: [Self; 4] = [Self::BadInput, Self::Python, Self::Go, Self::Java];
+
+    /// Its name in reports and file names.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Python => "python",
+            Self::Go => "go",
+            Self::Java => "java",
+            Self::BadInput => "bad-input",
+        }
+    }
+
+    /// How many of its tests run at once unless told otherwise. Java's mostly wait for their client's next poll; the
+    /// others compute.
+    pub fn default_lanes(self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        match self {
+            Self::Python | Self::Go => cores + 1,
+            Self::Java => 4 * cores,
+            Self::BadInput => 1,
+        }
+    }
+}
+
+/// What a suite's tests need to know.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The job endpoint, `HOST:PORT`.
+    pub endpoint: String,
+    /// The port of an expansion service for cross-language tests, when one runs.
+    pub expansion_port: Option<u16>,
+    /// Seconds that a test may take.
+    pub timeout: u64,
+}
+
+/// The driver of a suite, ready to run.
+pub enum Driver {
+    /// A process that runs many tests, told which by lines on its stdin.
+    Resident {
+        /// Starts it.
+        command: Box<dyn Fn() -> Command + Send + Sync>,
+        /// How many tests one process runs at once.
+        slots: usize,
+        /// How many processes.
+        processes: usize,
+    },
+    /// A process a test.
+    Each {
+        /// Starts it.
+        command: Box<dyn Fn(&str) -> Command + Send + Sync>,
+        /// How many at once.
+        lanes: usize,
+    },
+}
+
+/// Where the drivers' sources are.
+pub fn source_dir() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Makes what the suite needs, and returns the names of its tests and their driver.
+pub fn prepare(suite: Suite, target: &Target, lanes: usize, logs: &Path) -> Result<(Vec<String>, Driver)> {
+    match suite {
+        Suite::Python => python_lanes("beam_suite", target, lanes, logs),
+        Suite::BadInput => python_lanes("bad_input", target, lanes, logs),
+        Suite::Go => go(target, lanes, logs),
+        Suite::Java => java(target, lanes, logs),
+    }
+}
+
+fn python_lanes(module: &'static str, target: &Target, lanes: usize, logs: &Path) -> Result<(Vec<String>, Driver)> {
+    let python = python(true)?;
+    let lane = source_dir().join("python/lane.py");
+    let names = lines(Command::new(&python).arg(&lane).args(["--list", module]), logs)?;
+    let target = target.clone();
+    let command = move || {
+        let mut command = Command::new(&python);
+        command.arg(&lane).args([module, &target.timeout.to_string()]).env("JOB_ENDPOINT", &target.endpoint);
+        command
+    };
+    Ok((names, Driver::Resident { command: Box::new(command), slots: 1, processes: lanes }))
+}
+
+fn go(target: &Target, lanes: usize, logs: &Path) -> Result<(Vec<String>, Driver)> {
+    let kit = GoKit::ready()?;
+    let names = lines(Command::new(&kit.primitives).args(["-test.list", "^Test"]).current_dir(&kit.folder), logs)?;
+    let target = target.clone();
+    let command = move |name: &str| {
+        let mut command = Command::new(&kit.primitives);
+        command
+            .current_dir(&kit.folder)
+            .args(["-test.v", "-runner=universal", "-environment_type=LOOPBACK"])
+            .arg(format!("-test.run=^{name}$"))
+            // Ends the process, with the stacks of all goroutines, even if nobody waits for it any more.
+            .arg(format!("-test.timeout={}s", target.timeout))
+            .arg(format!("-endpoint={}", target.endpoint));
+        command
+    };
+    let names = names.into_iter().filter(|name| name.starts_with("Test")).collect();
+    Ok((names, Driver::Each { command: Box::new(command), lanes }))
+}
+
+fn java(target: &Target, lanes: usize, logs: &Path) -> Result<(Vec<String>, Driver)> {
+    let kit = JavaKit::ready()?;
+    let list = ["--list", &kit.tests, "org.apache.beam.sdk.testing.ValidatesRunner"];
+    let names = lines(kit.java(&[]).args(list), logs)?;
+    let options = serde_json::json!([
+        "--runner=TestUniversalRunner",
+        format!("--jobEndpoint={}", target.endpoint),
+        "--defaultEnvironmentType=LOOPBACK",
+        "--experiments=beam_fn_api",
+    ]);
+    let mut properties = vec![format!("-DbeamTestPipelineOptions={options}")];
+    properties.extend(target.expansion_port.map(|port| format!("-DexpansionPort={port}")));
+    let command = move || kit.java(&properties);
+    Ok((names, Driver::Resident { command: Box::new(command), slots: lanes, processes: 1 }))
+}
+
+/// The lines that a command prints, which must succeed.
+fn lines(command: &mut Command, logs: &Path) -> Result<Vec<String>> {
+    let log: PathBuf = logs.join("list.log");
+    let errors = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(errors)
+        .output()
+        .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    ensure!(output.status.success(), "{command:?} does not list its tests ({}): see {}", output.status, log.display());
+    let text = String::from_utf8(output.stdout).context("a test's name is not UTF-8")?;
+    let names: Vec<String> = text.lines().map(str::to_owned).collect();
+    ensure!(!names.is_empty(), "{command:?} lists no test: see {}", log.display());
+    Ok(names)
+}
