@@ -102,11 +102,9 @@ impl UrnModules {
     fn read(pool: &DescriptorPool) -> Result<Self, Box<dyn Error>> {
         let mut modules = Self::default();
         for file in pool.files().filter(|file| file.package_name().starts_with("org.apache.beam.")) {
+            modules.read_enums(file.enums(), &[])?;
             for message in file.messages() {
                 modules.read_message(&message, &[])?;
-            }
-            for declared in file.enums() {
-                modules.read_enum(&declared, &[])?;
             }
         }
         Ok(modules)
@@ -115,35 +113,36 @@ impl UrnModules {
     fn read_message(&mut self, message: &MessageDescriptor, outer: &[String]) -> Result<(), Box<dyn Error>> {
         let mut path = outer.to_vec();
         path.push(snake(message.name()));
-        for declared in message.child_enums() {
-            self.read_enum(&declared, &path)?;
-        }
+        self.read_enums(message.child_enums(), &path)?;
         for child in message.child_messages() {
             self.read_message(&child, &path)?;
         }
         Ok(())
     }
 
-    fn read_enum(&mut self, declared: &EnumDescriptor, outer: &[String]) -> Result<(), Box<dyn Error>> {
-        let shown = declared.full_name().trim_start_matches(declared.package_name()).trim_start_matches('.');
-        let mut constants = Vec::new();
-        for value in declared.values() {
-            if let Some(constant) = read_value(&value)? {
-                let doc = format!("Stated by `{shown}.{}`.", value.name());
-                constants.push(Constant { name: value.name().to_owned(), doc, value: constant });
+    /// A message with a single enum of constants gives that its own name; where there are several, each has a module
+    /// within that of the message.
+    fn read_enums(
+        &mut self,
+        declared: impl Iterator<Item = EnumDescriptor>,
+        outer: &[String],
+    ) -> Result<(), Box<dyn Error>> {
+        let mut found = Vec::new();
+        for declared in declared {
+            let module = UrnModule::read(&declared)?;
+            if !module.constants.is_empty() {
+                found.push((snake(declared.name()), module));
             }
         }
-        if constants.is_empty() {
-            return Ok(());
-        }
-        // By Beam's habit an enum named `Enum` is its message's only one: the message names the module.
-        let mut path = outer.to_vec();
-        if declared.name() != "Enum" {
-            path.push(snake(declared.name()));
-        }
-        let module = UrnModule { doc: format!("Constants of the enum `{shown}`."), constants };
-        if self.0.insert(path.clone(), module).is_some() {
-            return Err(format!("two enums would both become the module urns::{}", path.join("::")).into());
+        let alone = found.len() == 1 && !outer.is_empty();
+        for (name, module) in found {
+            let mut path = outer.to_vec();
+            if !alone {
+                path.push(name);
+            }
+            if self.0.insert(path.clone(), module).is_some() {
+                return Err(format!("two enums would both become the module urns::{}", path.join("::")).into());
+            }
         }
         Ok(())
     }
@@ -165,7 +164,7 @@ impl UrnModules {
             below.push(child.clone());
             let doc = match self.0.get(&below) {
                 Some(module) => module.doc.clone(),
-                None => format!("Constants of the enums in the `{child}` declarations."),
+                None => format!("The enums of constants in `{child}`, each with a module of its own."),
             };
             let _ = writeln!(out, "/// {doc}\npub mod {child} {{");
             self.render_below(&below, out);
@@ -175,6 +174,18 @@ impl UrnModules {
 }
 
 impl UrnModule {
+    fn read(declared: &EnumDescriptor) -> Result<Self, Box<dyn Error>> {
+        let shown = declared.full_name().trim_start_matches(declared.package_name()).trim_start_matches('.');
+        let mut constants = Vec::new();
+        for value in declared.values() {
+            if let Some(constant) = read_value(&value)? {
+                let doc = format!("Stated by `{shown}.{}`.", value.name());
+                constants.push(Constant { name: value.name().to_owned(), doc, value: constant });
+            }
+        }
+        Ok(Self { doc: format!("Constants of the enum `{shown}`."), constants })
+    }
+
     fn render(&self, out: &mut String) {
         for Constant { name, doc, value } in &self.constants {
             let _ = match value {

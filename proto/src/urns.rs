@@ -1,8 +1,9 @@
 //! URNs and constants, one module for each enum of the protocol that states them.
 //!
-//! A module is named after its enum: `StandardPTransforms.Primitives` is [`standard_ptransforms::primitives`], and
-//! `StandardCoders.Enum` is [`standard_coders`]. Each has its constants under the names of the enum's values, and
-//! `ALL`, for asking whether a URN is known.
+//! A module is named after the message around its enum: `StandardCoders.Enum` is [`standard_coders`]. Where a message
+//! has several such enums, each has a module within: `StandardPTransforms.Primitives` is
+//! [`standard_ptransforms::primitives`]. A module has its constants under the names of the enum's values, and `ALL`,
+//! for asking whether a URN is known.
 
 /// How the protocol declares a metric: what identifies it, how its payload is encoded, and which labels it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
