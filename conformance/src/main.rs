@@ -4,7 +4,6 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
 use clap::{Parser, Subcommand};
 use ferrobeam_conformance::{clients, memory, run};
 
@@ -25,11 +24,18 @@ enum Command {
     Memory(memory::Options),
 }
 
-fn main() -> Result<ExitCode> {
+fn main() -> ExitCode {
     let well = match Arguments::parse().command {
-        Command::Run(options) => run::run(&options)?.complaints.is_empty(),
-        Command::Clients(options) => clients::run(&options)?,
-        Command::Memory(options) => memory::run(&options)?,
+        Command::Run(options) => run::run(&options).map(|report| report.complaints.is_empty()),
+        Command::Clients(options) => clients::run(&options),
+        Command::Memory(options) => memory::run(&options),
     };
-    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    match well {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("conformance: {error:#}");
+            ExitCode::from(2)
+        }
+    }
 }

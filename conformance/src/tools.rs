@@ -114,7 +114,11 @@ impl GoKit {
     pub fn program(name: &str) -> Result<PathBuf> {
         let binary = cache::folder("go")?.join(name);
         let mut command = Command::new("go");
-        command.current_dir(source_dir().join("go")).args(["build", "-o"]).arg(&binary).arg(format!("./{name}"));
+        command
+            .current_dir(source_dir().join("go"))
+            .args(["build", "-ldflags=-s -w", "-o"])
+            .arg(&binary)
+            .arg(format!("./{name}"));
         say_and_run(&format!("compiling conformance/go/{name}"), &mut command).context("Go 1.26 or newer is needed")?;
         Ok(binary)
     }
