@@ -14,6 +14,9 @@ use crate::server::Server;
 use crate::suites::{Suite, Target};
 use crate::{cache, expected, lanes, suites};
 
+/// Seconds that a test may take unless told otherwise.
+pub const TIMEOUT: u64 = 90;
+
 /// Where the jobs go.
 #[derive(Args, Clone, Debug)]
 pub struct Where {
@@ -58,7 +61,7 @@ pub struct Options {
     #[arg(long)]
     pub lanes: Option<usize>,
     /// Seconds that a test may take
-    #[arg(long, default_value_t = 90)]
+    #[arg(long, default_value_t = TIMEOUT)]
     pub timeout: u64,
     /// The port of an expansion service, for Java's cross-language tests
     #[arg(long)]
@@ -76,6 +79,8 @@ pub struct Options {
 pub struct Report {
     /// All counts together.
     pub counts: Counts,
+    /// A line for each suite: its counts, and whether they are as listed.
+    pub sums: Vec<String>,
     /// What makes the run a failure; none when it is as it should be.
     pub complaints: Vec<String>,
 }
@@ -103,7 +108,6 @@ pub fn run(options: &Options) -> Result<Report> {
     let selected = |name: &str| options.filter.as_ref().is_none_or(|filter| filter.is_match(name));
     let mut report = Report::default();
     let mut all: Vec<Outcome> = Vec::new();
-    let mut sums = Vec::new();
     for suite in Suite::ALL.into_iter().filter(|suite| suites.contains(suite)) {
         let start = Instant::now();
         let width = options.lanes.unwrap_or_else(|| suite.default_lanes()).max(1);
@@ -139,7 +143,7 @@ pub fn run(options: &Options) -> Result<Report> {
             report.complaints.extend(failed.map(|o| format!("{}: {} {}", suite.name(), o.verdict.word(), o.name)));
         }
         println!("{sum}");
-        sums.push(sum);
+        report.sums.push(sum);
         report.counts.merge(counts);
         all.extend(outcomes);
         if let Err(death) = server.check_alive() {
@@ -149,7 +153,7 @@ pub fn run(options: &Options) -> Result<Report> {
     }
     ensure!(!all.is_empty(), "no test matches");
     println!("\n{}", table(&all, &capabilities));
-    for sum in &sums {
+    for sum in &report.sums {
         println!("{sum}");
     }
     if let Err(death) = server.stop() {
