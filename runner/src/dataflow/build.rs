@@ -1,0 +1,177 @@
+//! Walks a plan and builds its operators on one worker.
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use timely::dataflow::Scope;
+use timely::dataflow::operators::Concatenate;
+use timely::worker::Worker;
+
+use super::Job;
+use super::bundle_state::StageState;
+use super::bundles::{Bundles, element_coder};
+use super::edge::Edge;
+use super::flow::Flow;
+use super::group::{self, Grouping};
+use super::materialise;
+use super::merge::Merger;
+use super::route::{self, Route};
+use super::run::Reporter;
+use super::impulse;
+use crate::executor::StateServer;
+use crate::grouping::StoredIterables;
+use crate::plan::{Access, CollectionId, Node, Plan, Stage, StageId};
+use crate::side_input::SideInputTable;
+use crate::time::Moment;
+
+/// What all workers of a process share.
+pub(crate) struct Shared {
+    iterables: Arc<StoredIterables>,
+    tables: BTreeMap<(CollectionId, Access), Arc<SideInputTable>>,
+}
+
+impl Shared {
+    pub(crate) fn new(job: &Job) -> Shared {
+        let mut tables = BTreeMap::new();
+        for side_input in job.plan.stages.iter().flat_map(|stage| &stage.side_inputs) {
+            tables.entry((side_input.collection, side_input.access)).or_insert_with(|| {
+                let coder = element_coder(&job.plan, side_input.collection);
+                Arc::new(SideInputTable::new(&job.budget, side_input.access, coder))
+            });
+        }
+        Shared { iterables: Arc::new(StoredIterables::default()), tables }
+    }
+
+    fn state(&self, stage: &Stage) -> Arc<dyn StateServer> {
+        let side_inputs: HashMap<_, _> = stage
+            .side_inputs
+            .iter()
+            .map(|side| {
+                let name = (side.transform.clone(), side.local_name.clone());
+                (name, Arc::clone(&self.tables[&(side.collection, side.access)]))
+            })
+            .collect();
+        Arc::new(StageState::new(side_inputs, Arc::clone(&self.iterables)))
+    }
+}
+
+/// Builds the whole plan on `worker`.
+pub(crate) fn build(worker: &mut Worker, job: &Job, shared: &Shared, shape: (usize, usize), reporter: Reporter) {
+    let reporter = Rc::new(reporter);
+    let flow = Rc::new(Flow::default());
+    worker.dataflow::<Moment, _, _>(|scope| {
+        let mut builder = Builder {
+            scope,
+            job,
+            shared,
+            shape,
+            flow,
+            reporter,
+            edges: BTreeMap::new(),
+            barriers: BTreeMap::new(),
+        };
+        for node in &job.plan.nodes {
+            builder.node(node);
+        }
+    });
+}
+
+struct Builder<'scope, 'a> {
+    scope: Scope<'scope, Moment>,
+    job: &'a Job,
+    shared: &'a Shared,
+    shape: (usize, usize),
+    flow: Rc<Flow>,
+    reporter: Rc<Reporter>,
+    edges: BTreeMap<CollectionId, Edge<'scope>>,
+    barriers: BTreeMap<(CollectionId, Access), Edge<'scope>>,
+}
+
+impl<'scope> Builder<'scope, '_> {
+    fn plan(&self) -> &Plan {
+        &self.job.plan
+    }
+
+    /// The stream of a collection. The plan is in topological order; a collection that nothing produces is empty.
+    fn edge(&self, collection: CollectionId) -> Edge<'scope> {
+        match self.edges.get(&collection) {
+            Some(edge) => edge.clone(),
+            None => self.scope.concatenate(std::iter::empty()),
+        }
+    }
+
+    fn node(&mut self, node: &Node) {
+        match node {
+            Node::Impulse { output } => {
+                let edge = impulse::build(self.scope);
+                self.edges.insert(*output, edge);
+            }
+            Node::Flatten { inputs, output } => {
+                let inputs: Vec<_> = inputs.iter().map(|input| self.edge(*input)).collect();
+                let edge = self.scope.concatenate(inputs);
+                self.edges.insert(*output, edge);
+            }
+            Node::Redistribute { name, input, output, by_key } => {
+                let coder = element_coder(self.plan(), *input);
+                let route = if *by_key { Route::ByKey(coder) } else { Route::Evenly };
+                let edge =
+                    route::redistribute(self.scope, name, self.edge(*input), route, Rc::clone(&self.reporter));
+                self.edges.insert(*output, edge);
+            }
+            Node::GroupByKey { name, input, output, windowing, merge } => {
+                let grouping = Grouping {
+                    name: name.clone(),
+                    input: element_coder(self.plan(), *input),
+                    output: self.plan().collections[output.0 as usize].value.clone(),
+                    windowing: windowing.clone(),
+                    budget: self.job.budget.clone(),
+                    iterables: Arc::clone(&self.shared.iterables),
+                };
+                let merger = |address: Rc<[usize]>| merge.and_then(|stage| self.merger(stage, address));
+                let ends = (Rc::clone(&self.flow), Rc::clone(&self.reporter));
+                let edge = group::build(self.scope, grouping, self.edge(*input), merger, ends);
+                self.edges.insert(*output, edge);
+            }
+            Node::Stage(id) => self.stage(*id),
+        }
+    }
+
+    fn merger(&self, id: StageId, address: Rc<[usize]>) -> Option<Merger> {
+        let stage = &self.plan().stages[id.0 as usize];
+        let answer = element_coder(self.plan(), stage.outputs.first()?.collection);
+        let state = self.shared.state(stage);
+        let bundles = Bundles::new(self.scope, address, self.job.clone(), id, state, Rc::clone(&self.reporter));
+        Some(Merger::new(bundles, answer))
+    }
+
+    fn stage(&mut self, id: StageId) {
+        let plan = Arc::clone(&self.job.plan);
+        let stage = &plan.stages[id.0 as usize];
+        let mut barriers = Vec::new();
+        for side_input in &stage.side_inputs {
+            let key = (side_input.collection, side_input.access);
+            if !self.barriers.contains_key(&key) {
+                let name = &plan.collections[side_input.collection.0 as usize].name;
+                let table = Arc::clone(&self.shared.tables[&key]);
+                let input = self.edge(side_input.collection);
+                let barrier =
+                    materialise::build(self.scope, name, input, table, self.shape, Rc::clone(&self.reporter));
+                self.barriers.insert(key, barrier);
+            }
+            barriers.push(self.barriers[&key].clone());
+        }
+        let input = self.edge(stage.input.collection);
+        let ends = (Rc::clone(&self.flow), Rc::clone(&self.reporter));
+        let outputs =
+            super::stage::build(self.scope, self.job, id, input, barriers, self.shared.state(stage), ends);
+        for (port, edge) in stage.outputs.iter().zip(outputs) {
+            // Several sinks may feed one collection (a flatten inside the stage): they add up.
+            let edge = match self.edges.remove(&port.collection) {
+                Some(other) => self.scope.concatenate([other, edge]),
+                None => edge,
+            };
+            self.edges.insert(port.collection, edge);
+        }
+    }
+}

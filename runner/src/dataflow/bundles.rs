@@ -1,0 +1,202 @@
+//! The open bundles of one operator on one worker: opening, retrying, and learning how they ended.
+//!
+//! The input of a bundle is kept until it succeeds, so a bundle that fails is run again from the same bytes; its partial
+//! output is dropped with it. After [`super::Settings::retries`] failures the job fails with the last error.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender};
+use timely::dataflow::Scope;
+use timely::scheduling::activate::SyncActivator;
+use timely::scheduling::Activator;
+
+use super::flow::backoff;
+use super::run::Reporter;
+use super::{Job, JobFailure};
+use crate::element::{Batch, ElementCoder, Outputs};
+use crate::executor::{Bundle, BundleDone, BundleError, OpenBundle, StateServer};
+use crate::plan::{Plan, Stage, StageId};
+use crate::time::Moment;
+
+/// See the module.
+pub(crate) struct Bundles {
+    job: Job,
+    stage: StageId,
+    outputs: Vec<ElementCoder>,
+    state: Arc<dyn StateServer>,
+    reporter: Rc<Reporter>,
+    open: BTreeMap<u64, Open>,
+    next: u64,
+    ended: Receiver<(u64, Result<BundleDone, BundleError>)>,
+    end: Sender<(u64, Result<BundleDone, BundleError>)>,
+    wake: Arc<SyncActivator>,
+    activator: Activator,
+    failed: bool,
+}
+
+struct Open {
+    moment: Moment,
+    input: Vec<Batch>,
+    failures: u32,
+    /// `None` while it waits to be run again.
+    bundle: Option<Box<dyn Bundle>>,
+    again: Option<Instant>,
+}
+
+/// A bundle that succeeded.
+pub(crate) struct Finished {
+    pub(crate) moment: Moment,
+    pub(crate) done: BundleDone,
+}
+
+impl Bundles {
+    pub(crate) fn new<'scope>(
+        scope: Scope<'scope, Moment>,
+        address: Rc<[usize]>,
+        job: Job,
+        stage: StageId,
+        state: Arc<dyn StateServer>,
+        reporter: Rc<Reporter>,
+    ) -> Bundles {
+        let (end, ended) = crossbeam_channel::unbounded();
+        let outputs = output_coders(&job.plan, &job.plan.stages[stage.0 as usize]);
+        Bundles {
+            wake: Arc::new(scope.worker().sync_activator_for(address.to_vec())),
+            activator: scope.activator_for(address),
+            job,
+            stage,
+            outputs,
+            state,
+            reporter,
+            open: BTreeMap::new(),
+            next: 0,
+            ended,
+            end,
+            failed: false,
+        }
+    }
+
+    /// How many more bundles may be opened now.
+    pub(crate) fn free(&self) -> usize {
+        if self.failed { 0 } else { self.limit().saturating_sub(self.open.len()) }
+    }
+
+    /// How many bundles may be open at once.
+    pub(crate) fn limit(&self) -> usize {
+        self.job.executor.bundles_in_flight(self.stage).max(1)
+    }
+
+    /// True while a bundle is open or waits to be run again, and for ever after a failure.
+    pub(crate) fn busy(&self) -> bool {
+        self.failed || !self.open.is_empty()
+    }
+
+    /// True once the job has failed here; nothing more will run.
+    pub(crate) fn failed(&self) -> bool {
+        self.failed
+    }
+
+    /// The moments that the open bundles must be held at.
+    pub(crate) fn moments(&self) -> impl Iterator<Item = Moment> + '_ {
+        self.open.values().map(|open| open.moment)
+    }
+
+    /// Runs a bundle over `input`.
+    pub(crate) fn start(&mut self, moment: Moment, input: Vec<Batch>) {
+        let id = self.next;
+        self.next += 1;
+        let bundle = self.run(id, &input);
+        self.open.insert(id, Open { moment, input, failures: 0, bundle: Some(bundle), again: None });
+    }
+
+    fn run(&self, id: u64, input: &[Batch]) -> Box<dyn Bundle> {
+        let (end, wake) = (self.end.clone(), Arc::clone(&self.wake));
+        let mut bundle = self.job.executor.open(OpenBundle {
+            stage: self.stage,
+            state: Arc::clone(&self.state),
+            outputs: Outputs::new(self.outputs.clone(), &self.job.budget),
+            completion: Box::new(move |result| {
+                // Both fail only when the worker is gone, and then nobody waits.
+                let _ = end.send((id, result));
+                let _ = wake.activate();
+            }),
+        });
+        for batch in input {
+            bundle.push(batch.clone());
+        }
+        bundle.close();
+        bundle
+    }
+
+    /// The next bundle that succeeded; runs those again whose time has come.
+    pub(crate) fn poll(&mut self) -> Option<Finished> {
+        while let Ok((id, result)) = self.ended.try_recv() {
+            let Some(mut open) = self.open.remove(&id) else { continue };
+            match result {
+                Ok(done) => return Some(Finished { moment: open.moment, done }),
+                Err(error) if error.retry && open.failures < self.job.settings.retries => {
+                    open.failures += 1;
+                    let wait = backoff(self.job.settings.retry_delay, open.failures - 1);
+                    self.reporter.warning(format!(
+                        "a bundle of {} failed and is run again (failure {} of {} allowed): {}",
+                        self.stage().name, open.failures, self.job.settings.retries, error.message
+                    ));
+                    open.bundle = None;
+                    open.again = Some(Instant::now() + wait);
+                    self.activator.activate_after(wait);
+                    self.open.insert(id, open);
+                }
+                Err(error) => {
+                    self.failed = true;
+                    self.reporter.fail(self.failure(error, open.failures + 1));
+                }
+            }
+        }
+        if !self.failed {
+            self.run_again();
+        }
+        None
+    }
+
+    fn run_again(&mut self) {
+        let now = Instant::now();
+        let due: Vec<u64> = self
+            .open
+            .iter()
+            .filter(|(_, open)| open.again.is_some_and(|again| again <= now))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in due {
+            let Some(mut open) = self.open.remove(&id) else { continue };
+            open.bundle = Some(self.run(id, &open.input));
+            open.again = None;
+            self.open.insert(id, open);
+        }
+    }
+
+    fn stage(&self) -> &Stage {
+        &self.job.plan.stages[self.stage.0 as usize]
+    }
+
+    fn failure(&self, error: BundleError, attempts: u32) -> JobFailure {
+        let times = if attempts == 1 { "once".to_string() } else { format!("{attempts} times") };
+        JobFailure {
+            fault: error.fault,
+            message: format!("{}\n\nThe bundle that failed was tried {times}, in stage {}.", error.message, self.stage().name),
+            environment: error.environment,
+        }
+    }
+}
+
+/// The form of a collection's windowed values.
+pub(crate) fn element_coder(plan: &Plan, collection: crate::plan::CollectionId) -> ElementCoder {
+    let collection = &plan.collections[collection.0 as usize];
+    ElementCoder { value: collection.value.clone(), window: collection.windowing.window_coder.clone() }
+}
+
+fn output_coders(plan: &Plan, stage: &Stage) -> Vec<ElementCoder> {
+    stage.outputs.iter().map(|port| element_coder(plan, port.collection)).collect()
+}

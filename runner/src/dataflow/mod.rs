@@ -1,0 +1,105 @@
+//! The plan as Timely operators: the only module that knows how work moves.
+//!
+//! [`run`] builds the same operators on every worker thread of every process of a job and steps them until the dataflow
+//! is complete. Operators never block: user code runs behind [`crate::executor::StageExecutor`], which wakes an operator
+//! through its activator; what an operator cannot hand on is queued, in memory up to the job's budget and then on disk.
+//!
+//! Failure model. An operator that cannot go on reports a [`JobFailure`], keeps its capabilities, and does nothing more:
+//! no frontier moves past it, so no other worker takes its missing output for the end of input. [`run`] then returns the
+//! failure while worker threads are still parked; the job process is expected to end. Stopping workers one by one was
+//! rejected: frontiers would advance before peers know, and a partial result would leave the job.
+
+mod build;
+mod bundle_state;
+mod bundles;
+mod cluster;
+mod edge;
+mod flow;
+mod group;
+mod impulse;
+mod materialise;
+mod merge;
+mod queue;
+mod route;
+mod run;
+mod stage;
+
+#[cfg(test)]
+mod proof;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::executor::{Fault, StageExecutor};
+use crate::memory::Budget;
+use crate::metrics::Metric;
+use crate::plan::{EnvironmentId, Plan, StageId};
+
+pub use cluster::Topology;
+pub use run::run;
+
+/// A job as one process runs it.
+#[derive(Clone)]
+pub struct Job {
+    /// What to run; the same on every process of the job.
+    pub plan: Arc<Plan>,
+    /// Runs the plan's stages.
+    pub executor: Arc<dyn StageExecutor>,
+    /// The memory for user data in this process.
+    pub budget: Budget,
+    /// Told what happens.
+    pub observer: Arc<dyn JobObserver>,
+    /// Limits.
+    pub settings: Settings,
+}
+
+/// Limits on bundles and retries.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Most elements in a bundle (at least 1).
+    pub max_bundle_elements: usize,
+    /// Most encoded input bytes in a bundle; one larger element is a bundle of its own.
+    pub max_bundle_bytes: usize,
+    /// How often a failed bundle is run again before the job fails.
+    pub retries: u32,
+    /// The wait before the first of those; doubled each time.
+    pub retry_delay: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            max_bundle_elements: 100_000,
+            max_bundle_bytes: 8 << 20,
+            retries: 3,
+            retry_delay: Duration::from_millis(50),
+        }
+    }
+}
+
+/// Told what a running job does. Called from worker threads; must not block.
+pub trait JobObserver: Send + Sync {
+    /// A bundle of `stage` succeeded, with these metrics.
+    fn committed(&self, stage: StageId, metrics: Vec<Metric>);
+    /// Something the job's owner should know, though the job goes on.
+    fn warning(&self, message: String);
+}
+
+/// Why a job failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct JobFailure {
+    /// Whose fault it is.
+    pub fault: Fault,
+    /// For the user; a user's own stack trace comes first.
+    pub message: String,
+    /// The environment concerned, if one is.
+    pub environment: Option<EnvironmentId>,
+}
+
+impl JobFailure {
+    /// A failure of the runner itself or of the machine, such as a full disk.
+    pub(crate) fn runner(message: String) -> JobFailure {
+        JobFailure { fault: Fault::Runner, message, environment: None }
+    }
+}

@@ -1,0 +1,37 @@
+//! Elements stay bytes: batches of encoded windowed values, and just enough of their coders to find borders.
+
+mod batch;
+
+use serde::{Deserialize, Serialize};
+
+pub use batch::Batch;
+
+/// The structure of an encoded value (nested context) as far as the runner must walk it. Whatever it does not know was
+/// wrapped in a length prefix by the planner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WireCoder {
+    /// A varint length, then that many bytes: `bytes`, `string_utf8` and `length_prefix` coders alike.
+    Prefixed,
+    /// `bool`: one byte.
+    Bool,
+    /// `varint`.
+    VarInt,
+    /// `double`: eight bytes.
+    Double,
+    /// `kv`: key, then value.
+    Kv(Box<WireCoder>, Box<WireCoder>),
+    /// `iterable`: a four-byte count then elements; or -1, then chunks of varint count and elements, ended by 0.
+    Iterable(Box<WireCoder>),
+    /// `state_backed_iterable`: as [`WireCoder::Iterable`], but chunks may end with -1, a varint length and a token.
+    StateBackedIterable(Box<WireCoder>),
+    /// `nullable`: a byte 0, or a byte 1 and the value.
+    Nullable(Box<WireCoder>),
+    /// `sharded_key`: a prefixed shard id, then the key.
+    ShardedKey(Box<WireCoder>),
+    /// `global_window`: no bytes.
+    GlobalWindow,
+    /// `interval_window`: eight bytes, then a varint.
+    IntervalWindow,
+    /// `custom_window`: eight bytes, then the window.
+    CustomWindow(Box<WireCoder>),
+}

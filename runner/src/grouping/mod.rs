@@ -1,0 +1,1 @@
+//! Grouping by key and window, in memory and then on disk.

@@ -1,0 +1,102 @@
+//! The memory that a job process may spend on user data, shared by every buffer that can spill.
+//!
+//! A buffer asks its [`Reservation`] before it grows. When the budget is spent the buffer writes what it holds to disk
+//! and gives the bytes back; it never waits for another buffer, so a full budget cannot deadlock. Each reservation may
+//! always hold [`FLOOR`] bytes, so that a buffer that comes late still writes runs of a useful size.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Bytes that every reservation may hold whatever the others do.
+pub const FLOOR: usize = 1 << 20;
+
+/// A limit in bytes on buffered user data in one process, and the folder that takes what does not fit.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    limit: usize,
+    used: AtomicUsize,
+    spill_dir: PathBuf,
+}
+
+impl Budget {
+    /// A budget of `limit` bytes whose buffers spill into files under `spill_dir`, which must exist.
+    pub fn new(limit: usize, spill_dir: impl Into<PathBuf>) -> Budget {
+        Budget { inner: Arc::new(Inner { limit, used: AtomicUsize::new(0), spill_dir: spill_dir.into() }) }
+    }
+
+    /// The folder for spilled data. Files there are unlinked while open or removed with the folder.
+    pub fn spill_dir(&self) -> &Path {
+        &self.inner.spill_dir
+    }
+
+    /// The limit in bytes.
+    pub fn limit(&self) -> usize {
+        self.inner.limit
+    }
+
+    /// Bytes reserved now.
+    pub fn used(&self) -> usize {
+        self.inner.used.load(Ordering::Relaxed)
+    }
+
+    /// An empty reservation of this budget.
+    pub fn reserve(&self) -> Reservation {
+        Reservation { budget: self.clone(), held: 0 }
+    }
+}
+
+/// A buffer's part of a [`Budget`]; given back when dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    budget: Budget,
+    held: usize,
+}
+
+impl Reservation {
+    /// Adds `bytes` if the budget has room (or the reservation is below [`FLOOR`]); `false` means: spill, then retry.
+    #[must_use]
+    pub fn try_grow(&mut self, bytes: usize) -> bool {
+        let used = self.budget.inner.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if used > self.budget.inner.limit && self.held + bytes > FLOOR {
+            self.budget.inner.used.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        }
+        self.held += bytes;
+        true
+    }
+
+    /// Adds `bytes` whatever the budget says: for what must be in memory to make progress (one element).
+    pub fn force_grow(&mut self, bytes: usize) {
+        self.budget.inner.used.fetch_add(bytes, Ordering::Relaxed);
+        self.held += bytes;
+    }
+
+    /// Gives back `bytes` of what is held (at most all of it).
+    pub fn shrink(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.held);
+        self.budget.inner.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.held -= bytes;
+    }
+
+    /// Bytes held now.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    /// The budget this is a part of.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.shrink(self.held);
+    }
+}

@@ -1,0 +1,1 @@
+//! A typed, validated view of a submitted pipeline.

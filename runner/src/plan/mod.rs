@@ -1,0 +1,153 @@
+//! The executable plan: what the dataflow builder walks. A value, printable and serialisable.
+//!
+//! Nodes stand in a topological order that depends on nothing but the pipeline, because every worker must build the
+//! same operators in the same order.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::element::WireCoder;
+use crate::windowing::Windowing;
+
+/// Index of a stage in [`Plan::stages`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct StageId(pub u32);
+
+/// Index of a collection in [`Plan::collections`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CollectionId(pub u32);
+
+/// Index of an environment in [`Plan::environments`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EnvironmentId(pub u32);
+
+/// A pipeline made executable.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// Every PCollection that crosses an operator border.
+    pub collections: Vec<Collection>,
+    /// The operators, in topological order.
+    pub nodes: Vec<Node>,
+    /// The stages that SDK harnesses run; nodes name them by index.
+    pub stages: Vec<Stage>,
+    /// The environments of those stages.
+    pub environments: Vec<Environment>,
+}
+
+/// A PCollection between two operators, with the form its elements have there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Collection {
+    /// The PCollection's id in the pipeline (or one derived from it, for collections the planner adds).
+    pub name: String,
+    /// How an element's value is encoded (nested context), as far as the runner must understand it.
+    pub value: WireCoder,
+    /// How its elements were windowed; says the window coder.
+    pub windowing: Windowing,
+}
+
+/// One operator of the dataflow.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Node {
+    /// One empty byte string in the global window, at the least timestamp.
+    Impulse {
+        /// Where it goes.
+        output: CollectionId,
+    },
+    /// The union of its inputs, which all have the output's coder. An input may be named twice and then counts twice.
+    Flatten {
+        /// The inputs.
+        inputs: Vec<CollectionId>,
+        /// The union.
+        output: CollectionId,
+    },
+    /// Groups `KV<K, V>` by key and window into `KV<K, Iterable<V>>`.
+    GroupByKey {
+        /// Stable name of the transform, for messages and metrics.
+        name: String,
+        /// Elements `KV<K, V>`, already windowed by `windowing`.
+        input: CollectionId,
+        /// Elements `KV<K, Iterable<V>>`; the iterable may be state-backed.
+        output: CollectionId,
+        /// The windowing of the input: merging, timestamp combiner, trigger.
+        windowing: Windowing,
+        /// For custom merging windows, the stage that runs the SDK's merge function (`beam:transform:merge_windows:v1`).
+        merge: Option<StageId>,
+    },
+    /// Moves elements between workers, keeping timestamp, windows and pane.
+    Redistribute {
+        /// Stable name of the transform.
+        name: String,
+        /// The elements.
+        input: CollectionId,
+        /// The same elements.
+        output: CollectionId,
+        /// Equal keys stay together (`KV` elements); otherwise elements are spread evenly.
+        by_key: bool,
+    },
+    /// A fused stage run by an SDK harness.
+    Stage(StageId),
+}
+
+/// A fused chain of transforms that one harness runs as one bundle.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stage {
+    /// Stable name, made of the names of its transforms.
+    pub name: String,
+    /// The environment that runs it.
+    pub environment: EnvironmentId,
+    /// An encoded `ProcessBundleDescriptor` whose `RemoteGrpcPort`s have coder ids but no endpoints yet.
+    pub descriptor: Bytes,
+    /// The data source transform of the descriptor, and what feeds it.
+    pub input: Port,
+    /// The data sink transforms of the descriptor, and what they feed. Outputs that nobody reads are absent here and
+    /// in the descriptor.
+    pub outputs: Vec<Port>,
+    /// The side inputs of its transforms.
+    pub side_inputs: Vec<SideInput>,
+    /// The unique names of the user's transforms inside, by id in the descriptor: for metrics and messages.
+    pub transforms: Vec<(String, String)>,
+    /// True when the stage's head processes sized elements and restrictions, so that residuals can come back.
+    pub splittable: bool,
+    /// True when it is a merge-windows stage, driven by a [`Node::GroupByKey`] and absent from [`Plan::nodes`].
+    pub merges_windows: bool,
+}
+
+/// A border between a stage and the data plane.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Port {
+    /// Id of the data source or sink transform in the descriptor.
+    pub transform: String,
+    /// The collection that crosses.
+    pub collection: CollectionId,
+}
+
+/// A side input of a stage.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SideInput {
+    /// Id of the reading transform in the descriptor.
+    pub transform: String,
+    /// Its local name for the side input.
+    pub local_name: String,
+    /// What is read. For [`Access::Multimap`], elements are `KV`.
+    pub collection: CollectionId,
+    /// How it is read.
+    pub access: Access,
+}
+
+/// How a side input is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Access {
+    /// All values of a window (`beam:side_input:iterable:v1`).
+    Iterable,
+    /// The values of a key, the keys, or all entries of a window (`beam:side_input:multimap:v1`).
+    Multimap,
+}
+
+/// An environment of the pipeline.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Environment {
+    /// Its id in the pipeline.
+    pub name: String,
+    /// The encoded `Environment` proto.
+    pub proto: Bytes,
+}

@@ -1,0 +1,1 @@
+//! Side inputs as tables that harnesses read page by page.

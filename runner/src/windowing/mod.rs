@@ -1,0 +1,51 @@
+//! Windows as the runner sees them: encoded bytes with a greatest timestamp, and rules for merging and timestamps.
+//!
+//! Pure functions and values; no IO, no clock.
+
+use serde::{Deserialize, Serialize};
+
+use crate::element::WireCoder;
+
+/// The windowing strategy of a PCollection, as far as grouping needs it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Windowing {
+    /// How windows are encoded in windowed values.
+    pub window_coder: WindowCoder,
+    /// Whether and how windows merge at a grouping.
+    pub merging: Merging,
+    /// Which timestamp a pane takes.
+    pub timestamp_combiner: TimestampCombiner,
+}
+
+/// How a window is encoded on the wire.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum WindowCoder {
+    /// `beam:coder:global_window:v1`: no bytes.
+    Global,
+    /// `beam:coder:interval_window:v1`: the exclusive end as a timestamp, then the length in milliseconds as a varint.
+    Interval,
+    /// `beam:coder:custom_window:v1`: the greatest timestamp inside the window, then the window in this coder.
+    Custom(Box<WireCoder>),
+}
+
+/// Whether windows of one key merge when they are grouped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Merging {
+    /// They do not, or have merged already.
+    None,
+    /// Interval windows that intersect become one (`beam:window_fn:session_windows:v1`).
+    Sessions,
+    /// The SDK says which windows merge.
+    Custom,
+}
+
+/// Which timestamp a pane takes among those of its elements (`OutputTime` of the pipeline proto).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TimestampCombiner {
+    /// The greatest timestamp inside the window.
+    EndOfWindow,
+    /// The latest of the elements' timestamps.
+    Latest,
+    /// The earliest of the elements' timestamps.
+    Earliest,
+}
