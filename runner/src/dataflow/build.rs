@@ -14,11 +14,11 @@ use super::bundles::{Bundles, element_coder};
 use super::edge::Edge;
 use super::flow::Flow;
 use super::group::{self, Grouping};
+use super::impulse;
 use super::materialise;
 use super::merge::Merger;
 use super::route::{self, Route};
 use super::run::Reporter;
-use super::impulse;
 use crate::executor::StateServer;
 use crate::grouping::StoredIterables;
 use crate::plan::{Access, CollectionId, Node, Plan, Stage, StageId};
@@ -61,16 +61,8 @@ pub(crate) fn build(worker: &mut Worker, job: &Job, shared: &Shared, shape: (usi
     let reporter = Rc::new(reporter);
     let flow = Rc::new(Flow::default());
     worker.dataflow::<Moment, _, _>(|scope| {
-        let mut builder = Builder {
-            scope,
-            job,
-            shared,
-            shape,
-            flow,
-            reporter,
-            edges: BTreeMap::new(),
-            barriers: BTreeMap::new(),
-        };
+        let mut builder =
+            Builder { scope, job, shared, shape, flow, reporter, edges: BTreeMap::new(), barriers: BTreeMap::new() };
         for node in &job.plan.nodes {
             builder.node(node);
         }
@@ -115,8 +107,7 @@ impl<'scope> Builder<'scope, '_> {
             Node::Redistribute { name, input, output, by_key } => {
                 let coder = element_coder(self.plan(), *input);
                 let route = if *by_key { Route::ByKey(coder) } else { Route::Evenly };
-                let edge =
-                    route::redistribute(self.scope, name, self.edge(*input), route, Rc::clone(&self.reporter));
+                let edge = route::redistribute(self.scope, name, self.edge(*input), route, Rc::clone(&self.reporter));
                 self.edges.insert(*output, edge);
             }
             Node::GroupByKey { name, input, output, windowing, merge } => {
@@ -155,16 +146,14 @@ impl<'scope> Builder<'scope, '_> {
                 let name = &plan.collections[side_input.collection.0 as usize].name;
                 let table = Arc::clone(&self.shared.tables[&key]);
                 let input = self.edge(side_input.collection);
-                let barrier =
-                    materialise::build(self.scope, name, input, table, self.shape, Rc::clone(&self.reporter));
+                let barrier = materialise::build(self.scope, name, input, table, self.shape, Rc::clone(&self.reporter));
                 self.barriers.insert(key, barrier);
             }
             barriers.push(self.barriers[&key].clone());
         }
         let input = self.edge(stage.input.collection);
         let ends = (Rc::clone(&self.flow), Rc::clone(&self.reporter));
-        let outputs =
-            super::stage::build(self.scope, self.job, id, input, barriers, self.shared.state(stage), ends);
+        let outputs = super::stage::build(self.scope, self.job, id, input, barriers, self.shared.state(stage), ends);
         for (port, edge) in stage.outputs.iter().zip(outputs) {
             // Several sinks may feed one collection (a flatten inside the stage): they add up.
             let edge = match self.edges.remove(&port.collection) {

@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 use timely::dataflow::Scope;
-use timely::scheduling::activate::SyncActivator;
 use timely::scheduling::Activator;
+use timely::scheduling::activate::SyncActivator;
 
 use super::flow::backoff;
 use super::run::Reporter;
@@ -142,7 +142,10 @@ impl Bundles {
                     let wait = backoff(self.job.settings.retry_delay, open.failures - 1);
                     self.reporter.warning(format!(
                         "a bundle of {} failed and is run again (failure {} of {} allowed): {}",
-                        self.stage().name, open.failures, self.job.settings.retries, error.message
+                        self.stage().name,
+                        open.failures,
+                        self.job.settings.retries,
+                        error.message
                     ));
                     open.bundle = None;
                     open.again = Some(Instant::now() + wait);
@@ -185,7 +188,11 @@ impl Bundles {
         let times = if attempts == 1 { "once".to_string() } else { format!("{attempts} times") };
         JobFailure {
             fault: error.fault,
-            message: format!("{}\n\nThe bundle that failed was tried {times}, in stage {}.", error.message, self.stage().name),
+            message: format!(
+                "{}\n\nThe bundle that failed was tried {times}, in stage {}.",
+                error.message,
+                self.stage().name
+            ),
             environment: error.environment,
         }
     }

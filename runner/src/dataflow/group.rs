@@ -74,7 +74,9 @@ pub(crate) fn build<'scope>(
         let mut capability = capabilities.pop();
         move |frontiers| {
             input.for_each(|_, batch| operator.gather(&std::mem::take(batch)));
-            if frontiers[0].is_empty() && let Some(held) = &capability {
+            if frontiers[0].is_empty()
+                && let Some(held) = &capability
+            {
                 match operator.send(|batch| output.give(held, batch)) {
                     Ok(true) => capability = None,
                     Ok(false) => {}
@@ -139,7 +141,8 @@ impl Operator {
     fn send(&mut self, mut give: impl FnMut(Batch)) -> Result<bool, ()> {
         if let Phase::Gathering(_) = self.phase {
             let Phase::Gathering(buffer) = std::mem::replace(&mut self.phase, Phase::Failed) else { return Err(()) };
-            self.phase = Phase::Sending(buffer.finish().map_err(|error| self.reporter.storage(&self.grouping.name, &error))?);
+            self.phase =
+                Phase::Sending(buffer.finish().map_err(|error| self.reporter.storage(&self.grouping.name, &error))?);
         }
         let Phase::Sending(groups) = &mut self.phase else { return Ok(false) };
         let mut sent = 0;

@@ -25,8 +25,7 @@ pub(crate) fn build<'scope>(
     (processes, workers): (usize, usize),
     reporter: Rc<Reporter>,
 ) -> Edge<'scope> {
-    let copies =
-        route::address(scope, name, input, Route::ToEveryProcess { processes, workers }, Rc::clone(&reporter));
+    let copies = route::address(scope, name, input, Route::ToEveryProcess { processes, workers }, Rc::clone(&reporter));
     let mut builder = OperatorBuilder::new(format!("{name}/Materialise"), scope);
     let mut input = builder.new_input(copies, exchange());
     let (_output, barrier) = Output::new(&mut builder);

@@ -133,4 +133,3 @@ fn apply(coder: &WireCoder, merges: &[u8], group: KeyGroup) -> Result<KeyGroup, 
     }
     Ok(KeyGroup { key: group.key, windows })
 }
-

@@ -14,7 +14,7 @@ use crate::element::ElementError;
 use crate::executor::Fault;
 
 /// How one worker thread ended, or that the job cannot go on.
-enum Report {
+pub(crate) enum Report {
     Finished,
     Failed(JobFailure),
 }
@@ -26,6 +26,10 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
+    pub(crate) fn new(reports: Sender<Report>, job: Job) -> Reporter {
+        Reporter { reports, job }
+    }
+
     /// The job cannot go on. The first failure is the job's.
     pub(crate) fn fail(&self, failure: JobFailure) {
         // Fails only when `run` has returned with an earlier failure.
@@ -66,7 +70,7 @@ pub fn run(job: Job, topology: Topology) -> Result<(), JobFailure> {
     let guards = initialize_from(builders, network, move |allocator| {
         let ending = Ending { reports: reports.clone() };
         let mut worker = Worker::new(WorkerConfig::default(), allocator, Some(std::time::Instant::now()));
-        build(&mut worker, &job, &shared, shape, Reporter { reports: reports.clone(), job: job.clone() });
+        build(&mut worker, &job, &shared, shape, Reporter::new(reports.clone(), job.clone()));
         while worker.has_dataflows() {
             worker.step_or_park(None);
         }
@@ -100,7 +104,9 @@ struct Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         let report = if std::thread::panicking() {
-            Report::Failed(JobFailure::runner("a worker thread of the runner panicked; its message is in the log".into()))
+            Report::Failed(JobFailure::runner(
+                "a worker thread of the runner panicked; its message is in the log".into(),
+            ))
         } else {
             Report::Finished
         };
@@ -108,4 +114,3 @@ impl Drop for Ending {
         let _ = self.reports.send(report);
     }
 }
-

@@ -180,7 +180,8 @@ impl Operator {
             return;
         }
         let now = Instant::now();
-        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.later).into_iter().partition(|later| later.due <= now);
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.later).into_iter().partition(|later| later.due <= now);
         self.later = later;
         for Later { moment, element, .. } in due {
             self.enqueue(moment, element);
@@ -192,7 +193,9 @@ impl Operator {
     fn start(&mut self, frontier: AntichainRef<Moment>) {
         loop {
             let epoch = self.epoch;
-            while self.bundles.free() > 0 && let Some(queue) = self.queues.get_mut(&epoch) {
+            while self.bundles.free() > 0
+                && let Some(queue) = self.queues.get_mut(&epoch)
+            {
                 let elements = bundle_size(queue.elements(), self.bundles.limit(), self.splittable)
                     .min(self.job.settings.max_bundle_elements);
                 match queue.take(elements, self.job.settings.max_bundle_bytes) {
