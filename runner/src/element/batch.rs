@@ -130,7 +130,8 @@ impl ContainerBytes for Batch {
 
     fn into_bytes<W: std::io::Write>(&self, writer: &mut W) {
         let mut write = |bytes: &[u8]| writer.write_all(bytes).expect("timely sized the buffer by length_in_bytes");
-        for word in [self.ends.len() as u64, self.data.len() as u64, self.min_timestamp as u64, u64::from(self.target)] {
+        for word in [self.ends.len() as u64, self.data.len() as u64, self.min_timestamp as u64, u64::from(self.target)]
+        {
             write(&word.to_le_bytes());
         }
         for end in self.ends.iter() {

@@ -1,10 +1,25 @@
 //! Elements stay bytes: batches of encoded windowed values, and just enough of their coders to find borders.
 
 mod batch;
+mod builder;
+mod outputs;
+mod spill_queue;
+mod splitter;
+mod windowed;
+mod wire;
 
 use serde::{Deserialize, Serialize};
 
 pub use batch::Batch;
+pub use builder::BatchBuilder;
+pub use outputs::{OutputError, Outputs};
+pub use spill_queue::SpillQueue;
+pub use splitter::{MAX_ELEMENT, Splitter};
+pub use windowed::{
+    ElementCoder, ElementView, PANE_NO_FIRING, PANE_ON_TIME_AND_ONLY, Windows, encode_windowed_header,
+    encode_windowed_value,
+};
+pub use wire::{ElementError, MAX_DEPTH, get_varint, put_varint};
 
 /// The structure of an encoded value (nested context) as far as the runner must walk it. Whatever it does not know was
 /// wrapped in a length prefix by the planner.
@@ -34,4 +49,11 @@ pub enum WireCoder {
     IntervalWindow,
     /// `custom_window`: eight bytes, then the window.
     CustomWindow(Box<WireCoder>),
+}
+
+/// The hash that partitions keys between workers: the same in every process of a job, for equal encoded keys.
+#[inline]
+pub fn key_hash(key: &[u8]) -> u64 {
+    use std::hash::BuildHasher;
+    foldhash::quality::FixedState::with_seed(0).hash_one(key)
 }

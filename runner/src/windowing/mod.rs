@@ -2,9 +2,14 @@
 //!
 //! Pure functions and values; no IO, no clock.
 
+mod interval;
+
 use serde::{Deserialize, Serialize};
 
-use crate::element::WireCoder;
+use crate::element::{ElementError, WireCoder};
+use crate::time::Timestamp;
+
+pub use interval::{IntervalWindow, merge_sessions};
 
 /// The windowing strategy of a PCollection, as far as grouping needs it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,4 +53,51 @@ pub enum TimestampCombiner {
     Latest,
     /// The earliest of the elements' timestamps.
     Earliest,
+}
+
+impl WindowCoder {
+    /// The length of the one encoded window at the start of `bytes`.
+    pub fn skip(&self, bytes: &[u8]) -> Result<usize, ElementError> {
+        match self {
+            WindowCoder::Global => Ok(0),
+            WindowCoder::Interval => WireCoder::IntervalWindow.skip(bytes),
+            WindowCoder::Custom(window) => {
+                let rest = bytes.get(8..).ok_or(ElementError::Incomplete)?;
+                Ok(8 + window.skip(rest)?)
+            }
+        }
+    }
+
+    /// The greatest timestamp inside an encoded window.
+    pub fn max_timestamp(&self, window: &[u8]) -> Result<Timestamp, ElementError> {
+        match self {
+            WindowCoder::Global => Ok(Timestamp::END_OF_GLOBAL_WINDOW),
+            WindowCoder::Interval => Ok(IntervalWindow::decode(window)?.max_timestamp()),
+            WindowCoder::Custom(_) => {
+                let timestamp = window.first_chunk().ok_or(ElementError::Incomplete)?;
+                Ok(Timestamp::from_wire(*timestamp))
+            }
+        }
+    }
+
+    /// The coder of one window, as an element of its own.
+    pub fn element(&self) -> WireCoder {
+        match self {
+            WindowCoder::Global => WireCoder::GlobalWindow,
+            WindowCoder::Interval => WireCoder::IntervalWindow,
+            WindowCoder::Custom(window) => WireCoder::CustomWindow(window.clone()),
+        }
+    }
+}
+
+impl TimestampCombiner {
+    /// The timestamp of a pane of a window that ends at `window_max`, whose elements lie between `earliest` and
+    /// `latest`.
+    pub fn apply(self, window_max: Timestamp, earliest: Timestamp, latest: Timestamp) -> Timestamp {
+        match self {
+            TimestampCombiner::EndOfWindow => window_max,
+            TimestampCombiner::Latest => latest,
+            TimestampCombiner::Earliest => earliest,
+        }
+    }
 }

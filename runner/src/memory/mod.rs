@@ -4,9 +4,13 @@
 //! and gives the bytes back; it never waits for another buffer, so a full budget cannot deadlock. Each reservation may
 //! always hold [`FLOOR`] bytes, so that a buffer that comes late still writes runs of a useful size.
 
+mod file;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+pub use file::{SpillFile, SpillWriter};
 
 /// Bytes that every reservation may hold whatever the others do.
 pub const FLOOR: usize = 1 << 20;
@@ -20,6 +24,7 @@ pub struct Budget {
 #[derive(Debug)]
 struct Inner {
     limit: usize,
+    floor: usize,
     used: AtomicUsize,
     spill_dir: PathBuf,
 }
@@ -27,7 +32,12 @@ struct Inner {
 impl Budget {
     /// A budget of `limit` bytes whose buffers spill into files under `spill_dir`, which must exist.
     pub fn new(limit: usize, spill_dir: impl Into<PathBuf>) -> Budget {
-        Budget { inner: Arc::new(Inner { limit, used: AtomicUsize::new(0), spill_dir: spill_dir.into() }) }
+        Budget::with_floor(limit, FLOOR, spill_dir)
+    }
+
+    /// As [`Budget::new`], where each reservation may always hold `floor` bytes instead of [`FLOOR`].
+    pub fn with_floor(limit: usize, floor: usize, spill_dir: impl Into<PathBuf>) -> Budget {
+        Budget { inner: Arc::new(Inner { limit, floor, used: AtomicUsize::new(0), spill_dir: spill_dir.into() }) }
     }
 
     /// The folder for spilled data. Files there are unlinked while open or removed with the folder.
@@ -63,7 +73,7 @@ impl Reservation {
     #[must_use]
     pub fn try_grow(&mut self, bytes: usize) -> bool {
         let used = self.budget.inner.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if used > self.budget.inner.limit && self.held + bytes > FLOOR {
+        if used > self.budget.inner.limit && self.held.saturating_add(bytes) > self.budget.inner.floor {
             self.budget.inner.used.fetch_sub(bytes, Ordering::Relaxed);
             return false;
         }
