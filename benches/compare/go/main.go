@@ -1,0 +1,118 @@
+// Pipelines is one measured pipeline of the Go SDK: it prints the seconds from submission to DONE.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log"
+	"time"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/testing/passert"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/transforms/stats"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/x/beamx"
+)
+
+const (
+	elements = 1_000_000
+	keys     = 1_000
+	side     = 300_000
+)
+
+var caseName = flag.String("case", "impulse", "the pipeline to run")
+
+func init() {
+	register.Function2x0(emitElements)
+	register.Function2x0(emitTable)
+	register.Function2x1(length)
+	register.Function2x1(addUp)
+	register.Function2x1(one)
+	register.DoFn3x0[int64, []byte, func(int64)]((*countEach)(nil))
+	register.Emitter1[int64]()
+	register.Emitter2[int64, []byte]()
+	register.Emitter2[int64, int64]()
+	register.Iter1[[]byte]()
+	register.Iter2[int64, int64]()
+}
+
+func emitElements(_ []byte, emit func(int64, []byte)) {
+	value := make([]byte, 100)
+	for i := int64(0); i < elements; i++ {
+		emit(i%keys, value)
+	}
+}
+
+func emitTable(_ []byte, emit func(int64, int64)) {
+	for i := int64(0); i < side; i++ {
+		emit(i, i)
+	}
+}
+
+func length(_ int64, values func(*[]byte) bool) int64 {
+	var value []byte
+	var count int64
+	for values(&value) {
+		count++
+	}
+	return count
+}
+
+// addUp reads the whole table, and adds what it finds.
+func addUp(_ []byte, table func(*int64, *int64) bool) int64 {
+	var key, value, sum int64
+	for table(&key, &value) {
+		sum += value
+	}
+	return sum
+}
+
+func one(key int64, _ []byte) int64 { return key }
+
+// countEach counts the elements of a bundle without keeping them.
+type countEach struct {
+	count int64
+}
+
+func (f *countEach) StartBundle(_ func(int64)) { f.count = 0 }
+
+func (f *countEach) ProcessElement(_ int64, _ []byte, _ func(int64)) { f.count++ }
+
+func (f *countEach) FinishBundle(emit func(int64)) { emit(f.count) }
+
+func build(s beam.Scope, name string) error {
+	impulse := beam.Impulse(s)
+	switch name {
+	case "impulse":
+	case "group":
+		lengths := beam.ParDo(s, length, beam.GroupByKey(s, beam.ParDo(s, emitElements, impulse)))
+		passert.Equals(s, stats.Sum(s, lengths), int64(elements))
+	case "combine":
+		counted := stats.Count(s, beam.ParDo(s, one, beam.ParDo(s, emitElements, impulse)))
+		passert.Count(s, counted, "keys", keys)
+	case "reshuffle":
+		counted := beam.ParDo(s, &countEach{}, beam.Reshuffle(s, beam.ParDo(s, emitElements, impulse)))
+		passert.Equals(s, stats.Sum(s, counted), int64(elements))
+	case "side-input":
+		table := beam.ParDo(s, emitTable, beam.Impulse(s))
+		passert.Equals(s, beam.ParDo(s, addUp, impulse, beam.SideInput{Input: table}), int64(side)*(side-1)/2)
+	default:
+		return fmt.Errorf("there is no case %q", name)
+	}
+	return nil
+}
+
+func main() {
+	flag.Parse()
+	beam.Init()
+	p, s := beam.NewPipelineWithRoot()
+	if err := build(s, *caseName); err != nil {
+		log.Fatal(err)
+	}
+	start := time.Now()
+	if err := beamx.Run(context.Background(), p); err != nil {
+		log.Fatalf("the job failed: %v", err)
+	}
+	fmt.Println(time.Since(start).Seconds())
+}
