@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use batch::Batch;
 pub use builder::BatchBuilder;
-pub use outputs::{OutputError, Outputs};
+pub use outputs::{MEMORY_LIMIT, OutputError, Outputs};
 pub use spill_queue::SpillQueue;
 pub use splitter::{MAX_ELEMENT, Splitter};
 pub use windowed::{

@@ -4,10 +4,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-
 use super::Batch;
-use crate::memory::{Budget, Reservation, SpillFile, SpillWriter};
+use crate::memory::{Budget, Reservation, SpillReader, SpillWriter};
 use crate::time::Timestamp;
 
 /// Bytes after which a new file is begun, so that a queue that is never empty still gives space back.
@@ -44,7 +42,11 @@ impl SpillQueue {
     /// Appends a batch. After an error the batch is lost, and the queue must not be used for exact results any more.
     pub fn push(&mut self, batch: Batch) -> io::Result<()> {
         let cost = cost(&batch);
-        if self.disk.is_empty() && self.reservation.try_grow(cost) { self.keep(batch) } else { self.store(&batch)? }
+        if self.disk.is_empty() && self.reservation.try_grow(cost) {
+            self.keep(batch)
+        } else {
+            self.store(&batch)?
+        }
         Ok(())
     }
 
@@ -132,16 +134,14 @@ fn cost(batch: &Batch) -> usize {
 #[derive(Debug)]
 struct Segment {
     writer: SpillWriter,
-    /// Where the next batch to read starts.
-    next: u64,
-    /// Bytes of the file that are in memory, and where they start.
-    window: Bytes,
-    window_start: u64,
+    reader: SpillReader,
 }
 
 impl Segment {
     fn create(budget: &Budget) -> io::Result<Segment> {
-        Ok(Segment { writer: SpillWriter::create(budget)?, next: 0, window: Bytes::new(), window_start: 0 })
+        let writer = SpillWriter::create(budget)?;
+        let reader = SpillReader::new(Arc::clone(writer.file()), 0, 0, READ_AHEAD);
+        Ok(Segment { writer, reader })
     }
 
     fn write(&mut self, batch: &Batch) -> io::Result<()> {
@@ -167,47 +167,28 @@ impl Segment {
     }
 
     fn is_drained(&self) -> bool {
-        self.next == self.writer.position()
+        self.reader.position() == self.writer.position()
     }
 
-    /// Reads the batch at `next`, which exists.
+    /// Reads the next batch, which exists.
     fn read(&mut self) -> io::Result<Batch> {
-        let header = self.take(HEADER)?;
+        if self.reader.position() == self.reader.end() {
+            // Writes are whole batches, so a batch is either in the file or still to be flushed.
+            self.writer.flush()?;
+            self.reader.extend(self.writer.position());
+        }
+        let header = self.reader.take(HEADER)?;
         let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
         let (count, target) = (word(0) as usize, word(4) as usize);
         let (length, min_timestamp) = (long(8) as usize, Timestamp(long(16) as i64));
         let ends: Arc<[u32]> = self
+            .reader
             .take(4 * count)?
             .chunks_exact(4)
             .map(|end| u32::from_le_bytes([end[0], end[1], end[2], end[3]]))
             .collect();
-        let data = self.take(length)?;
+        let data = self.reader.take(length)?;
         Ok(Batch::new(data, ends, min_timestamp).to(target))
-    }
-
-    /// The next `length` bytes.
-    fn take(&mut self, length: usize) -> io::Result<Bytes> {
-        let end = self.next + length as u64;
-        if end > self.window_start + self.window.len() as u64 {
-            if end > self.writer.flushed() {
-                self.writer.flush()?;
-            }
-            self.refill(length)?;
-        }
-        let start = (self.next - self.window_start) as usize;
-        self.next = end;
-        Ok(self.window.slice(start..start + length))
-    }
-
-    fn refill(&mut self, length: usize) -> io::Result<()> {
-        let available = self.writer.flushed() - self.next;
-        let length = (READ_AHEAD as u64).min(available).max(length as u64) as usize;
-        let mut window = BytesMut::zeroed(length);
-        let file: &SpillFile = self.writer.file();
-        file.read_into(self.next, &mut window)?;
-        self.window = window.freeze();
-        self.window_start = self.next;
-        Ok(())
     }
 }

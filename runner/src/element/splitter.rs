@@ -2,8 +2,8 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::wire::{self, ElementError, MAX_DEPTH, Stop};
 use super::windowed::{self, HEADER};
+use super::wire::{self, ElementError, MAX_DEPTH, Stop};
 use super::{Batch, ElementCoder, WireCoder};
 use crate::time::Timestamp;
 use crate::windowing::WindowCoder;
@@ -94,9 +94,7 @@ struct Scan {
 fn scan(coder: &ElementCoder, bytes: &[u8], ends: &mut Vec<u32>) -> Scan {
     match &coder.window {
         WindowCoder::Global => scan_values(coder, bytes, ends, |_, at, count| windowed::global_windows(count, at)),
-        window => {
-            scan_values(coder, bytes, ends, |bytes, at, count| windowed::many_windows(window, count, bytes, at))
-        }
+        window => scan_values(coder, bytes, ends, |bytes, at, count| windowed::many_windows(window, count, bytes, at)),
     }
 }
 
@@ -110,9 +108,9 @@ fn scan_values(
         WireCoder::Prefixed => walk(bytes, ends, windows, wire::prefixed),
         WireCoder::VarInt => walk(bytes, ends, windows, |bytes, at| wire::varint(bytes, at).map(|(_, end)| end)),
         WireCoder::Kv(key, value) => match (&**key, &**value) {
-            (WireCoder::Prefixed, WireCoder::Prefixed) => walk(bytes, ends, windows, |bytes, at| {
-                wire::prefixed(bytes, wire::prefixed(bytes, at)?)
-            }),
+            (WireCoder::Prefixed, WireCoder::Prefixed) => {
+                walk(bytes, ends, windows, |bytes, at| wire::prefixed(bytes, wire::prefixed(bytes, at)?))
+            }
             (WireCoder::Prefixed, WireCoder::VarInt) => walk(bytes, ends, windows, |bytes, at| {
                 wire::varint(bytes, wire::prefixed(bytes, at)?).map(|(_, end)| end)
             }),

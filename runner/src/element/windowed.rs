@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::wire::{self, ElementError, MAX_DEPTH, Stop};
 use super::WireCoder;
+use super::wire::{self, ElementError, MAX_DEPTH, Stop};
 use crate::time::Timestamp;
 use crate::windowing::WindowCoder;
 

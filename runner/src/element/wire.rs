@@ -159,13 +159,7 @@ impl WireCoder {
     }
 }
 
-fn iterable(
-    element: &WireCoder,
-    bytes: &[u8],
-    at: usize,
-    depth: usize,
-    state_backed: bool,
-) -> Result<usize, Stop> {
+fn iterable(element: &WireCoder, bytes: &[u8], at: usize, depth: usize, state_backed: bool) -> Result<usize, Stop> {
     let (count, mut at) = word(bytes, at)?;
     match count {
         0.. => return repeat(element, count as u64, bytes, at, depth),

@@ -6,6 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
+
 use super::Budget;
 
 /// Bytes collected before they are written.
@@ -111,6 +113,82 @@ impl SpillWriter {
     pub fn seal(&mut self) -> io::Result<()> {
         self.flush()?;
         self.buffer = Vec::new();
+        Ok(())
+    }
+}
+
+/// Reads a part of a [`SpillFile`] from its start to its end, through a buffer. What it gives shares the buffer.
+#[derive(Debug)]
+pub struct SpillReader {
+    file: Arc<SpillFile>,
+    next: u64,
+    end: u64,
+    ahead: usize,
+    window: Bytes,
+    window_start: u64,
+}
+
+impl SpillReader {
+    /// A reader of `start..end` that reads `ahead` bytes at once.
+    pub fn new(file: Arc<SpillFile>, start: u64, end: u64, ahead: usize) -> SpillReader {
+        SpillReader { file, next: start, end, ahead, window: Bytes::new(), window_start: start }
+    }
+
+    /// The file.
+    pub fn file(&self) -> &Arc<SpillFile> {
+        &self.file
+    }
+
+    /// Where the next byte comes from.
+    pub fn position(&self) -> u64 {
+        self.next
+    }
+
+    /// Where the part ends.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Moves the end to where more was written and flushed.
+    pub fn extend(&mut self, end: u64) {
+        self.end = self.end.max(end);
+    }
+
+    /// The next `length` bytes.
+    pub fn take(&mut self, length: usize) -> io::Result<Bytes> {
+        self.load(length)?;
+        let start = (self.next - self.window_start) as usize;
+        self.next += length as u64;
+        Ok(self.window.slice(start..start + length))
+    }
+
+    /// The next bytes, without taking them: `length`, or fewer at the end.
+    pub fn peek(&mut self, length: usize) -> io::Result<&[u8]> {
+        let length = (self.end - self.next).min(length as u64) as usize;
+        self.load(length)?;
+        let start = (self.next - self.window_start) as usize;
+        Ok(&self.window[start..start + length])
+    }
+
+    /// Passes over `length` bytes.
+    pub fn skip(&mut self, length: u64) {
+        self.next = self.end.min(self.next.saturating_add(length));
+    }
+
+    /// Sees to it that the next `length` bytes are in the window.
+    fn load(&mut self, length: usize) -> io::Result<()> {
+        let end = self.next.saturating_add(length as u64);
+        if self.next >= self.window_start && end <= self.window_start + self.window.len() as u64 {
+            return Ok(());
+        }
+        if end > self.end {
+            let what = format!("spilled data ends at byte {}, wanted up to {end}", self.end);
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
+        }
+        let mut window = BytesMut::zeroed((self.end - self.next).min(self.ahead as u64).max(length as u64) as usize);
+        self.file.read_into(self.next, &mut window)?;
+        self.window = window.freeze();
+        self.window_start = self.next;
         Ok(())
     }
 }

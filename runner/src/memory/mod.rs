@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-pub use file::{SpillFile, SpillWriter};
+pub use file::{SpillFile, SpillReader, SpillWriter};
 
 /// Bytes that every reservation may hold whatever the others do.
 pub const FLOOR: usize = 1 << 20;
