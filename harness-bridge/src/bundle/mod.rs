@@ -1,0 +1,101 @@
+//! Bundles: the [`StageExecutor`] over harnesses.
+//!
+//! Opening a bundle makes a task that leases a harness, sends the `ProcessBundleRequest`, and feeds input into the data
+//! stream as it is pushed. A bundle is done when the response *and* the end of every output came, in whichever order:
+//! they travel on different streams.
+//!
+//! What can go wrong: the SDK reports an error (the user's fault); the harness is over before the bundle is (the
+//! environment's); it sends what cannot be understood (the environment's); a disk fails (ours). The Fn API cannot call
+//! off a bundle, so one that fails or is abandoned before its input ended is still ended at the harness, in the
+//! background, and its outcome ignored.
+
+mod exchange;
+mod input;
+mod run;
+
+use std::sync::Arc;
+
+use ferrobeam_runner::element::Batch;
+use ferrobeam_runner::executor::{Bundle, BundleDone, BundleError, Completion, Fault, OpenBundle, StageExecutor};
+use ferrobeam_runner::plan::StageId;
+use tokio::sync::mpsc;
+
+pub(crate) use exchange::Exchange;
+
+use crate::shared::Shared;
+use input::Push;
+
+/// Runs bundles on the harnesses of a bridge.
+pub(crate) struct Executor {
+    shared: Arc<Shared>,
+}
+
+impl Executor {
+    pub(crate) fn new(shared: Arc<Shared>) -> Executor {
+        Executor { shared }
+    }
+}
+
+impl StageExecutor for Executor {
+    fn open(&self, request: OpenBundle) -> Box<dyn Bundle> {
+        let (pushes, receiver) = mpsc::unbounded_channel();
+        let told = Told(Some(request.completion));
+        match self.shared.stage(request.stage) {
+            Some(stage) => {
+                let bundle = run::Opened { stage, state: request.state, outputs: request.outputs, pushes: receiver };
+                self.shared.tasks.spawn(bundle.run(self.shared.clone(), told));
+            }
+            None => told.tell(Err(BundleError {
+                fault: Fault::Runner,
+                retry: false,
+                message: format!("the plan has no stage {}", request.stage.0),
+                environment: None,
+            })),
+        }
+        Box::new(Open { pushes })
+    }
+
+    fn bundles_in_flight(&self, stage: StageId) -> usize {
+        let Some(stage) = self.shared.stage(stage) else { return 1 };
+        self.shared.pools.get(&stage.environment).map_or(1, |pool| pool.bundles_in_flight(&self.shared))
+    }
+}
+
+struct Open {
+    pushes: mpsc::UnboundedSender<Push>,
+}
+
+impl Bundle for Open {
+    fn push(&mut self, batch: Batch) {
+        // A bundle that already failed takes no more input, and its completion has said so.
+        let _ = self.pushes.send(Push::Batch(batch));
+    }
+
+    fn close(&mut self) {
+        let _ = self.pushes.send(Push::Close);
+    }
+}
+
+/// A completion that is told exactly once, whatever becomes of the task that holds it.
+struct Told(Option<Completion>);
+
+impl Told {
+    fn tell(mut self, outcome: Result<BundleDone, BundleError>) {
+        if let Some(completion) = self.0.take() {
+            completion(outcome);
+        }
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if let Some(completion) = self.0.take() {
+            completion(Err(BundleError {
+                fault: Fault::Runner,
+                retry: false,
+                message: "the bundle was given up because the job is shutting down".into(),
+                environment: None,
+            }));
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! One bundle from its lease to its outcome.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrobeam_proto::fn_execution::instruction_request::Request;
+use ferrobeam_proto::fn_execution::instruction_response::Response;
+use ferrobeam_proto::fn_execution::{
+    DelayedBundleApplication, Elements, FinalizeBundleRequest, InstructionResponse, ProcessBundleRequest,
+    ProcessBundleResponse,
+};
+use ferrobeam_runner::element::Outputs;
+use ferrobeam_runner::executor::{BundleDone, BundleError, Fault, Finalizer, Residual, StateError, StateServer};
+use ferrobeam_runner::time::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Told;
+use super::exchange::{Exchange, Failure};
+use super::input::{Input, Push, Stopped};
+use crate::environment::Lease;
+use crate::harness::Harness;
+use crate::monitoring;
+use crate::shared::Shared;
+use crate::stage::Stage;
+
+/// Inputs up to this size travel in the control message, where the harness takes them there.
+const EMBEDDED: usize = 64 << 10;
+
+/// A bundle that was opened.
+pub(super) struct Opened {
+    pub(super) stage: Arc<Stage>,
+    pub(super) state: Arc<dyn StateServer>,
+    pub(super) outputs: Outputs,
+    pub(super) pushes: mpsc::UnboundedReceiver<Push>,
+}
+
+/// A bundle that a harness was asked to process.
+struct Asked {
+    stage: Arc<Stage>,
+    lease: Lease,
+    instruction: String,
+    exchange: Arc<Exchange>,
+    input: Input,
+    response: oneshot::Receiver<InstructionResponse>,
+    /// The harness has the end of the input.
+    input_ended: bool,
+    /// The harness responded.
+    responded: bool,
+}
+
+impl Opened {
+    pub(super) async fn run(self, shared: Arc<Shared>, told: Told) {
+        let outcome = match self.ask(&shared).await {
+            Ok(mut asked) => {
+                let outcome = asked.finish().await;
+                asked.release(&shared);
+                outcome
+            }
+            Err(error) => Err(error),
+        };
+        told.tell(outcome);
+    }
+
+    /// Leases a harness and asks it to process the bundle.
+    async fn ask(self, shared: &Arc<Shared>) -> Result<Asked, BundleError> {
+        let Opened { stage, state, outputs, pushes } = self;
+        let Some(pool) = shared.pools.get(&stage.environment) else {
+            return Err(failed(&stage, Fault::Runner, false, "its environment is not in the plan".into()));
+        };
+        let lease = pool.lease().await.map_err(|error| error.to_bundle_error())?;
+        let harness = lease.harness().clone();
+        let instruction = harness.next_instruction();
+        let mut input = Input::new(instruction.clone(), stage.input.clone(), pushes);
+        let embed = harness.takes_embedded_elements.then_some(EMBEDDED);
+        input.begin(embed).await.map_err(|_| abandoned(&stage))?;
+        let elements = embed.and_then(|limit| input.embeddable(limit));
+        let input_ended = elements.is_some();
+
+        let exchange = Arc::new(Exchange::new(stage.clone(), state, outputs));
+        harness.open(instruction.clone(), exchange.clone());
+        let request = ProcessBundleRequest {
+            process_bundle_descriptor_id: stage.descriptor_id.clone(),
+            cache_tokens: stage.cache_tokens.clone(),
+            elements,
+            ..Default::default()
+        };
+        let response = harness.instruct(instruction.clone(), Request::ProcessBundle(request));
+        Ok(Asked { stage, lease, instruction, exchange, input, response, input_ended, responded: false })
+    }
+}
+
+impl Asked {
+    fn harness(&self) -> &Arc<Harness> {
+        self.lease.harness()
+    }
+
+    async fn finish(&mut self) -> Result<BundleDone, BundleError> {
+        let response = self.respond().await?;
+        let response = self.accept(response)?;
+        let outputs = tokio::select! {
+            outputs = self.exchange.outputs() => outputs.map_err(|failure| self.unusable(failure))?,
+            reason = self.harness().over() => return Err(self.lost(&reason)),
+        };
+        let metrics = monitoring::resolve(self.harness(), response.monitoring_infos, response.monitoring_data)
+            .await
+            .map_err(|message| failed(&self.stage, Fault::Environment, true, message))?;
+        let residuals =
+            response.residual_roots.into_iter().map(|root| self.residual(root)).collect::<Result<_, _>>()?;
+        let requires_finalization = response.requires_finalization.then(|| {
+            Arc::new(Callback { harness: self.harness().clone(), instruction: self.instruction.clone() })
+                as Arc<dyn Finalizer>
+        });
+        self.harness().prove();
+        Ok(BundleDone { outputs, residuals, metrics, requires_finalization })
+    }
+
+    /// Feeds the input until the harness responded.
+    async fn respond(&mut self) -> Result<InstructionResponse, BundleError> {
+        let harness = self.lease.harness().clone();
+        if !self.input_ended {
+            let input = &mut self.input;
+            let feed = async {
+                let stream = harness.data().await;
+                input.feed(&stream).await
+            };
+            tokio::select! {
+                response = &mut self.response => {
+                    self.responded = true;
+                    return match response {
+                        Ok(response) if !response.error.is_empty() => Ok(response),
+                        Ok(_) => Err(self.nonsense("reported success before the end of its input")),
+                        Err(_) => Err(self.lost(&harness.over().await)),
+                    };
+                }
+                failure = self.exchange.failed() => return Err(self.unusable(failure)),
+                fed = feed => match fed {
+                    Ok(()) => self.input_ended = true,
+                    Err(Stopped::Abandoned) => return Err(abandoned(&self.stage)),
+                    Err(Stopped::StreamEnded) => {
+                        harness.disconnected("its data stream ended while a bundle was being sent");
+                        return Err(self.lost(&harness.over().await));
+                    }
+                },
+            }
+        }
+        tokio::select! {
+            response = &mut self.response => {
+                self.responded = true;
+                match response {
+                    Ok(response) => Ok(response),
+                    Err(_) => Err(self.lost(&harness.over().await)),
+                }
+            }
+            failure = self.exchange.failed() => Err(self.unusable(failure)),
+        }
+    }
+
+    /// What the harness says of the bundle.
+    fn accept(&self, response: InstructionResponse) -> Result<ProcessBundleResponse, BundleError> {
+        if !response.error.is_empty() {
+            return Err(self.failed_by_sdk(response.error));
+        }
+        match response.response {
+            Some(Response::ProcessBundle(mut response)) => {
+                if let Some(elements) = response.elements.take() {
+                    self.exchange.accept_embedded(elements);
+                }
+                Ok(response)
+            }
+            _ => Err(self.nonsense("was answered with something else")),
+        }
+    }
+
+    /// The SDK's error. Ours, if it only passes on that we could not answer a state request.
+    fn failed_by_sdk(&self, trace: String) -> BundleError {
+        let (fault, retry, cause) = match self.exchange.state_failure() {
+            None => (Fault::User, true, String::new()),
+            Some(error @ StateError::Storage(_)) => (Fault::Runner, true, format!("\ncaused by: {error}")),
+            Some(error) => (Fault::Runner, false, format!("\ncaused by: {error}")),
+        };
+        let trace = trace.trim_end();
+        let message = format!("{trace}\n{cause}\nin stage {}, on {}", self.stage.name, self.harness());
+        BundleError { fault, retry, message, environment: Some(self.stage.environment) }
+    }
+
+    fn unusable(&self, failure: Failure) -> BundleError {
+        let message = format!("{}, in bundle {}: {}", self.harness(), self.instruction, failure.message);
+        failed(&self.stage, failure.fault, true, message)
+    }
+
+    fn lost(&self, reason: &str) -> BundleError {
+        let message = format!("{} was lost while it ran a bundle: {reason}", self.harness());
+        failed(&self.stage, Fault::Environment, true, message)
+    }
+
+    /// The harness cannot be relied on any more: it is replaced.
+    fn nonsense(&self, what: &str) -> BundleError {
+        let message = format!("bundle {} {what}", self.instruction);
+        self.harness().disconnected(message.as_str());
+        self.lost(&message)
+    }
+
+    fn residual(&self, root: DelayedBundleApplication) -> Result<Residual, BundleError> {
+        let Some(application) = root.application else {
+            let message = format!("{} handed back work without an element", self.harness());
+            return Err(failed(&self.stage, Fault::Environment, true, message));
+        };
+        let delay = root.requested_time_delay.and_then(|delay| Duration::try_from(delay).ok()).unwrap_or_default();
+        let hold = application.output_watermarks.values().map(timestamp_from_proto).min();
+        Ok(Residual { element: application.element, delay, hold })
+    }
+
+    /// Gives the harness back: at once if it is done with the bundle, otherwise once it is.
+    fn release(self, shared: &Shared) {
+        let harness = self.lease.harness().clone();
+        if self.responded {
+            harness.forget(&self.instruction);
+            return;
+        }
+        let Asked { lease, instruction, input, response, input_ended, .. } = self;
+        harness.forget(&instruction);
+        shared.tasks.spawn(async move {
+            let end: Elements = input.end();
+            let finished = async {
+                if !input_ended {
+                    let stream = harness.data().await;
+                    // If the stream ended, so does the harness.
+                    let _ = stream.send(end).await;
+                }
+                let _ = response.await;
+            };
+            tokio::select! {
+                () = finished => {}
+                _ = harness.over() => {}
+            }
+            drop(lease);
+        });
+    }
+}
+
+fn failed(stage: &Stage, fault: Fault, retry: bool, message: String) -> BundleError {
+    let message = format!("stage {}: {message}", stage.name);
+    BundleError { fault, retry, message, environment: Some(stage.environment) }
+}
+
+fn abandoned(stage: &Stage) -> BundleError {
+    failed(stage, Fault::Runner, false, "the bundle was abandoned before its input was complete".into())
+}
+
+/// Milliseconds, rounded down, within what a timestamp can be.
+fn timestamp_from_proto(wire: &prost_types::Timestamp) -> Timestamp {
+    let millis = wire.seconds.saturating_mul(1000).saturating_add(i64::from(wire.nanos).div_euclid(1_000_000));
+    Timestamp(millis.clamp(Timestamp::MIN.0, Timestamp::MAX.0))
+}
+
+/// The SDK's callbacks of a bundle that asked to be finalized.
+#[derive(Debug)]
+struct Callback {
+    harness: Arc<Harness>,
+    instruction: String,
+}
+
+impl Finalizer for Callback {
+    fn finalize(&self) {
+        let request = Request::FinalizeBundle(FinalizeBundleRequest { instruction_id: self.instruction.clone() });
+        // Best effort: nobody waits for the response.
+        drop(self.harness.instruct(self.harness.next_instruction(), request));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_round_down_and_stay_in_range() {
+        let at = |seconds, nanos| timestamp_from_proto(&prost_types::Timestamp { seconds, nanos });
+        assert_eq!(at(1, 2_999_999), Timestamp(1002));
+        assert_eq!(at(-1, 500_000_000), Timestamp(-500));
+        assert_eq!(at(i64::MIN, 0), Timestamp::MIN);
+        assert_eq!(at(i64::MAX, 0), Timestamp::MAX);
+    }
+}

@@ -1,0 +1,90 @@
+//! `BeamFnLogging`: what harnesses log.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use ferrobeam_proto::fn_execution::beam_fn_logging_server::BeamFnLogging;
+use ferrobeam_proto::fn_execution::log_entry::List;
+use ferrobeam_proto::fn_execution::log_entry::severity::Enum;
+use ferrobeam_proto::fn_execution::{LogControl, LogEntry};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Outbound;
+use crate::harness::{Harness, Lookup, StreamKind};
+use crate::log::{HarnessLog, Severity};
+use crate::shared::Shared;
+
+pub(super) struct Logging {
+    shared: Arc<Shared>,
+}
+
+impl Logging {
+    pub(super) fn new(shared: Arc<Shared>) -> Logging {
+        Logging { shared }
+    }
+}
+
+#[tonic::async_trait]
+impl BeamFnLogging for Logging {
+    type LoggingStream = Outbound<LogControl>;
+
+    async fn logging(&self, request: Request<Streaming<List>>) -> Result<Response<Self::LoggingStream>, Status> {
+        let harness = self.shared.harnesses.caller(request.metadata())?;
+        // Nothing is ever sent; the stream ends when the harness's does.
+        let (open, control) = mpsc::channel(1);
+        let mut lists = request.into_inner();
+        let shared = self.shared.clone();
+        self.shared.tasks.spawn(async move {
+            harness.stream_opened(StreamKind::Logging);
+            while let Ok(Some(list)) = lists.message().await {
+                for entry in list.log_entries {
+                    shared.config.logs.log(from_proto(entry, &harness));
+                }
+            }
+            drop(open);
+            harness.stream_ended(StreamKind::Logging);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(control).map(Ok))))
+    }
+}
+
+fn from_proto(entry: LogEntry, harness: &Harness) -> HarnessLog {
+    let severity = match entry.severity() {
+        Enum::Unspecified | Enum::Info => Severity::Info,
+        Enum::Trace => Severity::Trace,
+        Enum::Debug => Severity::Debug,
+        Enum::Notice => Severity::Notice,
+        Enum::Warn => Severity::Warn,
+        Enum::Error => Severity::Error,
+        Enum::Critical => Severity::Critical,
+    };
+    let time = entry.timestamp.and_then(time_from_proto).unwrap_or_else(SystemTime::now);
+    let (mut stage, mut transform_name) = (String::new(), String::new());
+    if let Lookup::Open(exchange) = harness.lookup(&entry.instruction_id) {
+        stage.clone_from(&exchange.stage.name);
+        transform_name = exchange.stage.transform_name(&entry.transform_id).unwrap_or_default().to_owned();
+    }
+    HarnessLog {
+        severity,
+        time,
+        message: entry.message,
+        trace: entry.trace,
+        transform: entry.transform_id,
+        transform_name,
+        instruction: entry.instruction_id,
+        stage,
+        location: entry.log_location,
+        thread: entry.thread,
+        harness: harness.id.clone(),
+        environment: harness.environment_name.clone(),
+    }
+}
+
+/// `None` for a time that no clock shows.
+fn time_from_proto(time: prost_types::Timestamp) -> Option<SystemTime> {
+    let since = Duration::new(u64::try_from(time.seconds).ok()?, u32::try_from(time.nanos).ok()?.min(999_999_999));
+    SystemTime::UNIX_EPOCH.checked_add(since)
+}

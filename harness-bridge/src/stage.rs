@@ -1,0 +1,104 @@
+//! A stage of the plan made ready for harnesses: its descriptor with our endpoints in it, its ports by name.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use ferrobeam_proto::fn_execution::process_bundle_request::{CacheToken, cache_token};
+use ferrobeam_proto::fn_execution::{ProcessBundleDescriptor, RemoteGrpcPort};
+use ferrobeam_proto::pipeline::ApiServiceDescriptor;
+use ferrobeam_proto::urns::fn_api_transforms::{DATA_SINK, DATA_SOURCE};
+use ferrobeam_runner::plan::{self, EnvironmentId, StageId};
+use prost::Message;
+
+use crate::error::BridgeError;
+
+/// A stage that harnesses can be asked to run.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub(crate) id: StageId,
+    pub(crate) name: String,
+    pub(crate) environment: EnvironmentId,
+    /// Names the descriptor to harnesses. Unique to this bridge, because a harness process may outlive a job and some
+    /// keep descriptors by id.
+    pub(crate) descriptor_id: String,
+    pub(crate) descriptor: ProcessBundleDescriptor,
+    /// The data source transform.
+    pub(crate) input: String,
+    /// The data sink transforms, in the order of the stage's outputs.
+    pub(crate) outputs: Vec<String>,
+    output_ports: HashMap<String, usize>,
+    /// Side inputs never change while this bridge lives, so that one token each serves all bundles.
+    pub(crate) cache_tokens: Vec<CacheToken>,
+    transform_names: HashMap<String, String>,
+}
+
+impl Stage {
+    /// Reads a stage of the plan. `generation` makes the ids and tokens of this bridge unlike those of any other.
+    pub(crate) fn prepare(
+        id: StageId,
+        stage: &plan::Stage,
+        generation: &str,
+        endpoint: &ApiServiceDescriptor,
+    ) -> Result<Stage, BridgeError> {
+        let error = |message: String| BridgeError::Stage { stage: stage.name.clone(), message };
+        let mut descriptor = ProcessBundleDescriptor::decode(stage.descriptor.clone())
+            .map_err(|problem| error(format!("its bundle descriptor cannot be read: {problem}")))?;
+        let descriptor_id = format!("{generation}-{}", id.0);
+        descriptor.id = descriptor_id.clone();
+        descriptor.state_api_service_descriptor = Some(endpoint.clone());
+        for (transform_id, transform) in &mut descriptor.transforms {
+            let Some(spec) = transform.spec.as_mut() else { continue };
+            if spec.urn != DATA_SOURCE && spec.urn != DATA_SINK {
+                continue;
+            }
+            let mut port = RemoteGrpcPort::decode(spec.payload.clone())
+                .map_err(|problem| error(format!("the port {transform_id} cannot be read: {problem}")))?;
+            port.api_service_descriptor = Some(endpoint.clone());
+            spec.payload = Bytes::from(port.encode_to_vec());
+        }
+        for port in std::iter::once(&stage.input).chain(&stage.outputs) {
+            if !descriptor.transforms.contains_key(&port.transform) {
+                return Err(error(format!("its bundle descriptor has no transform {} for a port", port.transform)));
+            }
+        }
+        let outputs: Vec<String> = stage.outputs.iter().map(|port| port.transform.clone()).collect();
+        Ok(Stage {
+            id,
+            name: stage.name.clone(),
+            environment: stage.environment,
+            descriptor_id,
+            descriptor,
+            input: stage.input.transform.clone(),
+            output_ports: outputs.iter().cloned().zip(0..).collect(),
+            outputs,
+            cache_tokens: cache_tokens(stage, generation),
+            transform_names: stage.transforms.iter().cloned().collect(),
+        })
+    }
+
+    /// The position among the stage's outputs of a data sink.
+    pub(crate) fn output(&self, transform: &str) -> Option<usize> {
+        self.output_ports.get(transform).copied()
+    }
+
+    /// The user's name for a transform of the descriptor.
+    pub(crate) fn transform_name(&self, transform: &str) -> Option<&str> {
+        self.transform_names.get(transform).map(String::as_str)
+    }
+}
+
+fn cache_tokens(stage: &plan::Stage, generation: &str) -> Vec<CacheToken> {
+    // A transform may have one side input read in two windows' worth of ways; each name gets one token.
+    let names: BTreeMap<(&str, &str), ()> =
+        stage.side_inputs.iter().map(|side| ((side.transform.as_str(), side.local_name.as_str()), ())).collect();
+    names
+        .into_keys()
+        .map(|(transform, local_name)| CacheToken {
+            token: Bytes::copy_from_slice(generation.as_bytes()),
+            r#type: Some(cache_token::Type::SideInput(cache_token::SideInput {
+                transform_id: transform.to_owned(),
+                side_input_id: local_name.to_owned(),
+            })),
+        })
+        .collect()
+}
