@@ -1,1 +1,123 @@
 //! A typed, validated view of a submitted pipeline.
+//!
+//! [`Pipeline::new`] takes the submission apart into its leaves, the transforms that are run, and checks everything that
+//! can be known before the first element: that ids resolve, that the graph has no cycle, that every collection has one
+//! producer, that coders and window functions make sense, and that nothing is asked for that this runner lacks. What
+//! comes out needs no further checks: the planner relies on it.
+//!
+//! A submission is input from outside. Nothing here recurses over what a client can nest without bound, and coders are
+//! limited in depth and in size once written out, because the planner and the data plane do walk those recursively.
+//!
+//! Refusals are gathered, not returned at the first: a user who has to change a pipeline wants the whole list. Only a
+//! fault that makes the following checks meaningless ends the search early.
+
+mod check;
+mod coders;
+mod graph;
+mod id;
+mod needs;
+mod refusal;
+mod resolve;
+mod trigger;
+mod window;
+
+use std::collections::BTreeMap;
+
+use ferrobeam_proto::pipeline as pb;
+
+pub(crate) use coders::{KNOWN_CODERS, REQUIRED_CODERS};
+pub(crate) use graph::topological_order;
+pub use id::{CoderName, EnvironmentName, PCollectionName, TransformName, WindowingName};
+pub use refusal::Refusal;
+pub(crate) use window::merging;
+
+/// A pipeline that this runner can run.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    /// The leaves, producers before consumers.
+    pub(crate) transforms: Vec<Transform>,
+    pub(crate) pcollections: BTreeMap<PCollectionName, pb::PCollection>,
+    pub(crate) coders: BTreeMap<CoderName, pb::Coder>,
+    pub(crate) windowings: BTreeMap<WindowingName, pb::WindowingStrategy>,
+    pub(crate) environments: BTreeMap<EnvironmentName, pb::Environment>,
+}
+
+/// A leaf: something that is run, by the runner or by an SDK harness.
+#[derive(Clone, Debug)]
+pub(crate) struct Transform {
+    /// Its id in the pipeline; in a bundle descriptor too.
+    pub(crate) id: TransformName,
+    /// The name that users know it by.
+    pub(crate) unique_name: String,
+    pub(crate) kind: Kind,
+    pub(crate) spec: pb::FunctionSpec,
+    /// Everything it reads, by local name; side inputs too.
+    pub(crate) inputs: BTreeMap<String, PCollectionName>,
+    pub(crate) outputs: BTreeMap<String, PCollectionName>,
+    /// Where it runs; always known for [`Kind::Sdk`], [`Kind::Splittable`] and [`Kind::CombinePerKey`].
+    pub(crate) environment: Option<EnvironmentName>,
+    /// How it reads which of its inputs as side inputs.
+    pub(crate) side_inputs: BTreeMap<String, crate::plan::Access>,
+    /// It must be the head of a stage, because its input has to be stable over retries or is split there.
+    pub(crate) heads_stage: bool,
+}
+
+/// What kind of leaf a transform is, for planning.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Kind {
+    Impulse,
+    Flatten,
+    GroupByKey,
+    Redistribute {
+        by_key: bool,
+    },
+    /// Still whole; the planner takes it apart.
+    CombinePerKey {
+        accumulator: CoderName,
+    },
+    /// A splittable DoFn, still whole; the planner takes it apart.
+    Splittable {
+        restriction: CoderName,
+    },
+    /// Anything that an SDK runs by itself, one element after the other.
+    Sdk,
+}
+
+impl Transform {
+    /// The inputs that are not side inputs, by local name.
+    pub(crate) fn main_inputs(&self) -> impl Iterator<Item = (&String, &PCollectionName)> {
+        self.inputs.iter().filter(|(local, _)| !self.side_inputs.contains_key(*local))
+    }
+
+    /// The only main input. Validation made sure of it for all kinds but impulse and flatten.
+    pub(crate) fn main_input(&self) -> Option<(&String, &PCollectionName)> {
+        self.main_inputs().next()
+    }
+
+    /// The output that runner-side transforms have exactly one of.
+    pub(crate) fn output(&self) -> Option<&PCollectionName> {
+        self.outputs.values().next()
+    }
+
+    /// True if an SDK harness runs it.
+    pub(crate) fn is_sdk(&self) -> bool {
+        matches!(self.kind, Kind::Sdk | Kind::Splittable { .. } | Kind::CombinePerKey { .. })
+    }
+}
+
+impl Pipeline {
+    /// Validates a submitted pipeline.
+    pub fn new(proto: pb::Pipeline) -> Result<Pipeline, Refusal> {
+        check::validate(proto)
+    }
+
+    /// The unique names of the transforms that will run, producers before consumers.
+    pub fn transform_names(&self) -> impl Iterator<Item = &str> {
+        self.transforms.iter().map(|transform| transform.unique_name.as_str())
+    }
+
+    /// The pipeline's environments.
+    pub fn environments(&self) -> &BTreeMap<EnvironmentName, pb::Environment> {
+        &self.environments
+    }
+}

@@ -1,12 +1,28 @@
 //! The executable plan: what the dataflow builder walks. A value, printable and serialisable.
 //!
+//! [`build`] makes it from a validated pipeline by rewrites, each a function of its own: combines and splittable ParDos
+//! are taken apart, coders made to agree where the runner hands bytes on, chains fused, and every border given coders
+//! that the runner can walk.
+//!
 //! Nodes stand in a topological order that depends on nothing but the pipeline, because every worker must build the
 //! same operators in the same order.
+
+mod assemble;
+mod coders;
+mod combine;
+mod descriptor;
+mod display;
+mod draft;
+mod fuse;
+mod merge_windows;
+mod splittable;
+mod transcode;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::element::WireCoder;
+use crate::pipeline::{Pipeline, Refusal};
 use crate::windowing::Windowing;
 
 /// Index of a stage in [`Plan::stages`].
@@ -150,4 +166,19 @@ pub struct Environment {
     pub name: String,
     /// The encoded `Environment` proto.
     pub proto: Bytes,
+}
+
+/// Choices that a plan depends on besides its pipeline. There is none yet.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct PlanOptions {}
+
+/// Plans a validated pipeline. The same pipeline always gives the same plan.
+pub fn build(pipeline: &Pipeline, _options: &PlanOptions) -> Result<Plan, Refusal> {
+    let mut draft = draft::Draft::new(pipeline);
+    combine::expand(&mut draft)?;
+    splittable::expand(&mut draft)?;
+    transcode::insert(&mut draft)?;
+    let fusion = fuse::fuse(&draft.transforms);
+    assemble::assemble(&mut draft, fusion)
 }

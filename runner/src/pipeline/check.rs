@@ -1,0 +1,192 @@
+//! The checks that need the whole pipeline, and the order of all checks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ferrobeam_proto::pipeline as pb;
+use ferrobeam_proto::urns::{standard_environments, standard_requirements as requirement};
+use prost::Message;
+
+use super::coders::CoderCheck;
+use super::refusal::{Findings, Refusal};
+use super::{
+    CoderName, EnvironmentName, Kind, PCollectionName, Pipeline, Transform, WindowingName, needs, resolve,
+    topological_order, window,
+};
+
+/// Requirements that are met, or whose unmet cases show in the transforms themselves.
+const REQUIREMENTS_SEEN_IN_TRANSFORMS: &[&str] = &[
+    requirement::REQUIRES_STATEFUL_PROCESSING,
+    requirement::REQUIRES_BUNDLE_FINALIZATION,
+    requirement::REQUIRES_STABLE_INPUT,
+    requirement::REQUIRES_TIME_SORTED_INPUT,
+    requirement::REQUIRES_SPLITTABLE_DOFN,
+    requirement::REQUIRES_ON_WINDOW_EXPIRATION,
+];
+
+pub(super) fn validate(proto: pb::Pipeline) -> Result<Pipeline, Refusal> {
+    let mut findings = Findings::default();
+    for requirement in &proto.requirements {
+        if !REQUIREMENTS_SEEN_IN_TRANSFORMS.contains(&requirement.as_str()) {
+            findings.pipeline(format!("the pipeline requires {requirement}, which is unknown here"));
+        }
+    }
+    let none = pb::Components::default();
+    let components = proto.components.as_ref().unwrap_or(&none);
+    let found = resolve::leaves(&proto, components, &mut findings);
+    let mut transforms: Vec<Transform> =
+        found.leaves.iter().map(|(id, leaf)| needs::leaf(id, leaf, components, &mut findings)).collect();
+    for transform in &mut transforms {
+        for input in transform.inputs.values_mut() {
+            follow(&found.aliases, input);
+        }
+    }
+    references(&transforms, components, &mut findings);
+    findings.conclude()?;
+
+    let mut findings = Findings::default();
+    edges(&transforms, &mut findings);
+    findings.conclude()?;
+
+    let order = topological_order(&transforms).map_err(|stuck| {
+        let mut findings = Findings::default();
+        for index in stuck {
+            findings.transform(&transforms[index].unique_name, "is on a cycle or waits for one: the graph is cyclic");
+        }
+        findings.conclude().err().unwrap_or_else(|| Refusal::of_pipeline("the graph is cyclic"))
+    })?;
+    let mut unordered: Vec<Option<Transform>> = transforms.into_iter().map(Some).collect();
+    let transforms = order.into_iter().filter_map(|index| unordered[index].take()).collect();
+
+    let components = proto.components.unwrap_or_default();
+    Ok(Pipeline {
+        transforms,
+        pcollections: components.pcollections.into_iter().map(|(id, it)| (PCollectionName(id), it)).collect(),
+        coders: components.coders.into_iter().map(|(id, it)| (CoderName(id), it)).collect(),
+        windowings: components.windowing_strategies.into_iter().map(|(id, it)| (WindowingName(id), it)).collect(),
+        environments: components.environments.into_iter().map(|(id, it)| (EnvironmentName(id), it)).collect(),
+    })
+}
+
+/// Replaces a PCollection that is another under a new id. A loop of such ids leads nowhere and is left for
+/// [`edges`] to report as unproduced.
+fn follow(aliases: &BTreeMap<&str, &str>, input: &mut PCollectionName) {
+    for _ in 0..=aliases.len() {
+        match aliases.get(input.0.as_str()) {
+            Some(original) => *input = PCollectionName::from(*original),
+            None => return,
+        }
+    }
+}
+
+/// That everything named is there and sound.
+fn references(transforms: &[Transform], components: &pb::Components, findings: &mut Findings) {
+    let mut coders = CoderCheck::new(&components.coders);
+    let mut pcollections: BTreeSet<&str> = BTreeSet::new();
+    let mut windowings: BTreeSet<&str> = BTreeSet::new();
+    let mut environments: BTreeSet<&str> = BTreeSet::new();
+    for transform in transforms {
+        let name = transform.unique_name.as_str();
+        if let Some(environment) = &transform.environment
+            && environments.insert(&environment.0)
+        {
+            match components.environments.get(&environment.0) {
+                Some(proto) => check_environment(&environment.0, proto, findings),
+                None => findings.transform(
+                    name,
+                    format!("runs in environment \"{environment}\", which the pipeline does not contain"),
+                ),
+            }
+        }
+        let payload_coder = match &transform.kind {
+            Kind::CombinePerKey { accumulator } => Some(accumulator),
+            Kind::Splittable { restriction } => Some(restriction),
+            _ => None,
+        };
+        if let Some(coder) = payload_coder {
+            coders.check(&coder.0, &format!("transform \"{name}\""), findings);
+        }
+        for id in transform.inputs.values().chain(transform.outputs.values()) {
+            let Some(pcollection) = components.pcollections.get(&id.0) else {
+                findings.transform(name, format!("names PCollection \"{id}\", which the pipeline does not contain"));
+                continue;
+            };
+            if !pcollections.insert(&id.0) {
+                continue;
+            }
+            coders.check(&pcollection.coder_id, &format!("PCollection \"{id}\""), findings);
+            let windowing = pcollection.windowing_strategy_id.as_str();
+            if !windowings.insert(windowing) {
+                continue;
+            }
+            let Some(strategy) = components.windowing_strategies.get(windowing) else {
+                findings.pipeline(format!(
+                    "PCollection \"{id}\" names windowing strategy \"{windowing}\", which the pipeline does not contain"
+                ));
+                continue;
+            };
+            window::check(windowing, strategy, findings);
+            coders.check(&strategy.window_coder_id, &format!("windowing strategy \"{windowing}\""), findings);
+        }
+        let unbounded = transform.outputs.values().any(|id| {
+            components
+                .pcollections
+                .get(&id.0)
+                .is_some_and(|pcollection| pcollection.is_bounded() == pb::is_bounded::Enum::Unbounded)
+        });
+        if unbounded {
+            findings.transform(name, "gives an unbounded PCollection, which is not supported yet");
+        }
+    }
+}
+
+/// That each collection has one producer, and each input a producer.
+fn edges(transforms: &[Transform], findings: &mut Findings) {
+    let mut producers: BTreeMap<&PCollectionName, &str> = BTreeMap::new();
+    for transform in transforms {
+        for output in transform.outputs.values() {
+            if let Some(other) = producers.insert(output, &transform.unique_name) {
+                findings.transform(
+                    &transform.unique_name,
+                    format!("gives PCollection \"{output}\", which transform \"{other}\" gives too"),
+                );
+            }
+        }
+    }
+    for transform in transforms {
+        for input in transform.inputs.values().filter(|input| !producers.contains_key(*input)) {
+            findings.transform(&transform.unique_name, format!("reads PCollection \"{input}\", which nothing gives"));
+        }
+    }
+}
+
+/// That the environment is of a kind that can be started, and that its payload can be read.
+fn check_environment(id: &str, environment: &pb::Environment, findings: &mut Findings) {
+    if let Err(fault) = startable(environment, 0) {
+        findings.pipeline(format!("environment \"{id}\" {fault}"));
+    }
+}
+
+fn startable(environment: &pb::Environment, depth: usize) -> Result<(), String> {
+    use standard_environments as kind;
+    let payload = environment.payload.clone();
+    let unreadable = |error: prost::DecodeError| format!("has a payload that cannot be read: {error}");
+    match environment.urn.as_str() {
+        kind::DOCKER => pb::DockerPayload::decode(payload).map(drop).map_err(unreadable),
+        kind::PROCESS => pb::ProcessPayload::decode(payload).map(drop).map_err(unreadable),
+        kind::EXTERNAL => pb::ExternalPayload::decode(payload).map(drop).map_err(unreadable),
+        kind::DEFAULT => Ok(()),
+        // One choice within another has no use; a bound, because each level is decoded anew.
+        kind::ANYOF if depth < 4 => {
+            let choices = pb::AnyOfEnvironmentPayload::decode(payload).map_err(unreadable)?.environments;
+            let mut last = Err("offers no environment to choose from".to_owned());
+            for choice in &choices {
+                last = startable(choice, depth + 1);
+                if last.is_ok() {
+                    break;
+                }
+            }
+            last
+        }
+        urn => Err(format!("is of a kind unknown here ({urn})")),
+    }
+}

@@ -1,0 +1,262 @@
+//! One leaf at a time: reads its payload, and says what it asks for that is not there.
+
+use std::collections::BTreeMap;
+
+use ferrobeam_proto::pipeline as pb;
+use ferrobeam_proto::urns::standard_coders;
+use ferrobeam_proto::urns::standard_ptransforms::{
+    combine_components, composites, deprecated_primitives, primitives, splittable_par_do_components as splittable,
+};
+use ferrobeam_proto::urns::{global_windows_payload, standard_side_input_types};
+use prost::Message;
+
+use super::refusal::Findings;
+use super::resolve::urn;
+use super::{CoderName, EnvironmentName, Kind, PCollectionName, Transform, TransformName};
+use crate::plan::Access;
+
+/// Turns a leaf into the planner's form. Ids were not looked up yet.
+pub(super) fn leaf(
+    id: &str,
+    proto: &pb::PTransform,
+    components: &pb::Components,
+    findings: &mut Findings,
+) -> Transform {
+    let mut transform = Transform {
+        id: TransformName::from(id),
+        unique_name: proto.unique_name.clone(),
+        kind: Kind::Sdk,
+        spec: proto.spec.clone().unwrap_or_default(),
+        inputs: names(&proto.inputs),
+        outputs: names(&proto.outputs),
+        environment: (!proto.environment_id.is_empty()).then(|| EnvironmentName::from(proto.environment_id.as_str())),
+        side_inputs: BTreeMap::new(),
+        heads_stage: false,
+    };
+    let mut reader = Reader { transform: &mut transform, components, findings };
+    match urn(proto) {
+        primitives::IMPULSE => reader.impulse(),
+        primitives::FLATTEN => reader.flatten(),
+        primitives::GROUP_BY_KEY => reader.group_by_key(),
+        composites::RESHUFFLE | composites::REDISTRIBUTE_ARBITRARILY => reader.redistribute(false),
+        composites::REDISTRIBUTE_BY_KEY => reader.redistribute(true),
+        composites::COMBINE_PER_KEY => reader.combine_per_key(),
+        combine_components::COMBINE_PER_KEY_PRECOMBINE
+        | combine_components::COMBINE_PER_KEY_MERGE_ACCUMULATORS
+        | combine_components::COMBINE_PER_KEY_EXTRACT_OUTPUTS
+        | combine_components::COMBINE_PER_KEY_CONVERT_TO_ACCUMULATORS
+        | combine_components::COMBINE_GROUPED_VALUES => {
+            reader.payload::<pb::CombinePayload>();
+            reader.one_main_input();
+        }
+        primitives::PAR_DO
+        | splittable::PAIR_WITH_RESTRICTION
+        | splittable::SPLIT_AND_SIZE_RESTRICTIONS
+        | splittable::PROCESS_SIZED_ELEMENTS_AND_RESTRICTIONS
+        | splittable::TRUNCATE_SIZED_RESTRICTION => reader.par_do(urn(proto)),
+        primitives::ASSIGN_WINDOWS => {
+            if let Some(payload) = reader.payload::<pb::WindowIntoPayload>()
+                && payload.window_fn.is_none()
+            {
+                reader.complain("has no window function");
+            }
+            reader.one_main_input();
+        }
+        primitives::TEST_STREAM => reader.complain("is a TestStream, which is not supported yet"),
+        deprecated_primitives::READ => reader.complain(
+            "is a deprecated read, whose source only its own SDK can open; drop the experiment use_deprecated_read, \
+             so that it becomes a splittable DoFn",
+        ),
+        _ => reader.one_main_input(),
+    }
+    reader.environment();
+    transform
+}
+
+fn names(ends: &BTreeMap<String, String>) -> BTreeMap<String, PCollectionName> {
+    ends.iter().map(|(local, id)| (local.clone(), PCollectionName::from(id.as_str()))).collect()
+}
+
+struct Reader<'a> {
+    transform: &'a mut Transform,
+    components: &'a pb::Components,
+    findings: &'a mut Findings,
+}
+
+impl Reader<'_> {
+    fn complain(&mut self, what: impl Into<String>) {
+        self.findings.transform(&self.transform.unique_name, what);
+    }
+
+    fn payload<M: Message + Default>(&mut self) -> Option<M> {
+        match M::decode(self.transform.spec.payload.clone()) {
+            Ok(payload) => Some(payload),
+            Err(error) => {
+                self.complain(format!("has a payload that cannot be read: {error}"));
+                None
+            }
+        }
+    }
+
+    fn one_main_input(&mut self) {
+        let count = self.transform.main_inputs().count();
+        if count != 1 {
+            self.complain(format!("has {count} main inputs instead of one"));
+        }
+    }
+
+    fn one_output(&mut self) {
+        let count = self.transform.outputs.len();
+        if count != 1 {
+            self.complain(format!("has {count} outputs instead of one"));
+        }
+    }
+
+    /// The coder of a collection, if all ids resolve; dangling ones are reported elsewhere.
+    fn coder(&self, pcollection: Option<&PCollectionName>) -> Option<&pb::Coder> {
+        let pcollection = self.components.pcollections.get(pcollection?.0.as_str())?;
+        self.components.coders.get(&pcollection.coder_id)
+    }
+
+    fn wants_kv(&mut self) {
+        let coder = self.coder(self.transform.main_input().map(|(_, input)| input));
+        if let Some(urn) = coder.map(|coder| spec_urn(coder).to_owned())
+            && urn != standard_coders::KV
+        {
+            self.complain(format!("needs an input of keys and values, but its coder is {urn}"));
+        }
+    }
+
+    fn impulse(&mut self) {
+        self.transform.kind = Kind::Impulse;
+        if !self.transform.inputs.is_empty() {
+            self.complain("is an impulse and yet has an input");
+        }
+        self.one_output();
+        let coder = self.coder(self.transform.output()).map(|coder| spec_urn(coder).to_owned());
+        if let Some(urn) = coder
+            && urn != standard_coders::BYTES
+        {
+            self.complain(format!("is an impulse, whose element is bytes, but its output has the coder {urn}"));
+        }
+        let window_fn = self
+            .transform
+            .output()
+            .and_then(|output| self.components.pcollections.get(output.0.as_str()))
+            .and_then(|output| self.components.windowing_strategies.get(&output.windowing_strategy_id))
+            .and_then(|strategy| strategy.window_fn.as_ref());
+        if window_fn.is_some_and(|window_fn| window_fn.urn != global_windows_payload::PROPERTIES) {
+            self.complain("is an impulse, whose element is in the global window, but its output is windowed otherwise");
+        }
+    }
+
+    fn flatten(&mut self) {
+        self.transform.kind = Kind::Flatten;
+        self.one_output();
+    }
+
+    fn group_by_key(&mut self) {
+        self.transform.kind = Kind::GroupByKey;
+        self.one_main_input();
+        self.one_output();
+        self.wants_kv();
+        let output = self.coder(self.transform.output());
+        let grouped = output.is_none_or(|output| {
+            let value = output.component_coder_ids.get(1).and_then(|value| self.components.coders.get(value));
+            spec_urn(output) == standard_coders::KV
+                && value.is_none_or(|value| spec_urn(value) == standard_coders::ITERABLE)
+        });
+        if !grouped {
+            self.complain("groups by key, but its output's coder is not one of keys and iterables");
+        }
+    }
+
+    fn redistribute(&mut self, by_key: bool) {
+        self.transform.kind = Kind::Redistribute { by_key };
+        self.one_main_input();
+        self.one_output();
+        if by_key {
+            self.wants_kv();
+        }
+    }
+
+    fn combine_per_key(&mut self) {
+        self.one_main_input();
+        self.one_output();
+        self.wants_kv();
+        if let Some(payload) = self.payload::<pb::CombinePayload>() {
+            self.transform.kind =
+                Kind::CombinePerKey { accumulator: CoderName::from(payload.accumulator_coder_id.as_str()) };
+        }
+    }
+
+    fn par_do(&mut self, urn: &str) {
+        let Some(payload) = self.payload::<pb::ParDoPayload>() else { return };
+        for (local, side_input) in &payload.side_inputs {
+            if !self.transform.inputs.contains_key(local) {
+                self.complain(format!("declares a side input \"{local}\" that is not among its inputs"));
+            }
+            match side_input.access_pattern.as_ref().map_or("", |pattern| pattern.urn.as_str()) {
+                standard_side_input_types::ITERABLE => {
+                    self.transform.side_inputs.insert(local.clone(), Access::Iterable);
+                }
+                standard_side_input_types::MULTIMAP => {
+                    self.transform.side_inputs.insert(local.clone(), Access::Multimap);
+                    let coder = self.coder(self.transform.inputs.get(local)).map(|coder| spec_urn(coder).to_owned());
+                    if let Some(urn) = coder
+                        && urn != standard_coders::KV
+                    {
+                        self.complain(format!(
+                            "reads side input \"{local}\" by key, but that has the coder {urn} instead of keys and values"
+                        ));
+                    }
+                }
+                pattern => {
+                    self.complain(format!("reads side input \"{local}\" in a way unknown here ({pattern})"));
+                    self.transform.side_inputs.insert(local.clone(), Access::Iterable);
+                }
+            }
+        }
+        self.one_main_input();
+        if !payload.state_specs.is_empty() {
+            self.complain("keeps user state, which is not supported yet");
+        }
+        if !payload.timer_family_specs.is_empty() {
+            self.complain("sets timers, which are not supported yet");
+        }
+        if !payload.on_window_expiration_timer_family_spec.is_empty() {
+            self.complain("wants to be told when windows expire, which is not supported yet");
+        }
+        if payload.requires_time_sorted_input {
+            self.complain("requires its input sorted by time, which is not supported yet");
+        }
+        // What a retry sees again must not depend on user code run again: the input has to come over a border, where it
+        // is kept until the bundle is done.
+        self.transform.heads_stage = payload.requires_stable_input;
+        match urn {
+            primitives::PAR_DO if !payload.restriction_coder_id.is_empty() => {
+                let restriction = CoderName::from(payload.restriction_coder_id.as_str());
+                self.transform.kind = Kind::Splittable { restriction };
+            }
+            // Splits are handed out at the border.
+            splittable::PROCESS_SIZED_ELEMENTS_AND_RESTRICTIONS => self.transform.heads_stage = true,
+            _ => {}
+        }
+    }
+
+    /// Finds where an SDK transform runs.
+    fn environment(&mut self) {
+        if !self.transform.is_sdk() || self.transform.environment.is_some() {
+            return;
+        }
+        let mut environments = self.components.environments.keys();
+        match (environments.next(), environments.next()) {
+            (Some(only), None) => self.transform.environment = Some(EnvironmentName::from(only.as_str())),
+            _ => self.complain("names no environment to run in"),
+        }
+    }
+}
+
+pub(super) fn spec_urn(coder: &pb::Coder) -> &str {
+    coder.spec.as_ref().map_or("", |spec| spec.urn.as_str())
+}

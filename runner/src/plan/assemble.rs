@@ -1,0 +1,310 @@
+//! From a rewritten and fused pipeline to the plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message;
+
+use super::descriptor::DescriptorBuilder;
+use super::draft::Draft;
+use super::fuse::{FusedStage, Fusion};
+use super::{
+    Collection, CollectionId, Environment, EnvironmentId, Node, Plan, Port, SideInput, Stage, StageId, merge_windows,
+};
+use crate::element::WireCoder;
+use crate::pipeline::{CoderName, EnvironmentName, Kind, PCollectionName, Refusal, merging};
+use crate::windowing::{Merging, TimestampCombiner, WindowCoder, Windowing};
+use ferrobeam_proto::pipeline::output_time;
+
+/// A plan being put together.
+pub(super) struct Assembly<'a> {
+    pub(super) draft: &'a mut Draft,
+    fusion: Fusion,
+    /// Which transform gives each collection, and which read it as main and as side input.
+    producers: BTreeMap<PCollectionName, usize>,
+    readers: BTreeMap<PCollectionName, Vec<usize>>,
+    collection_ids: BTreeMap<PCollectionName, CollectionId>,
+    environment_ids: BTreeMap<EnvironmentName, EnvironmentId>,
+    stage_names: BTreeSet<String>,
+    plan: Plan,
+}
+
+/// The coders of a collection on the wire.
+struct Wire {
+    /// As it is written, and read wherever nothing else is said.
+    value: CoderName,
+    /// As a stage reads it that has it as its main input.
+    read: CoderName,
+    window: CoderName,
+}
+
+/// A vertex of the graph of operators.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Vertex {
+    Runner(usize),
+    Stage(usize),
+}
+
+pub(super) fn assemble(draft: &mut Draft, fusion: Fusion) -> Result<Plan, Refusal> {
+    let mut producers = BTreeMap::new();
+    let mut readers: BTreeMap<PCollectionName, Vec<usize>> = BTreeMap::new();
+    for (index, transform) in draft.transforms.iter().enumerate() {
+        producers.extend(transform.outputs.values().map(|output| (output.clone(), index)));
+        for input in transform.inputs.values() {
+            readers.entry(input.clone()).or_default().push(index);
+        }
+    }
+    let mut assembly = Assembly {
+        draft,
+        fusion,
+        producers,
+        readers,
+        collection_ids: BTreeMap::new(),
+        environment_ids: BTreeMap::new(),
+        stage_names: BTreeSet::new(),
+        plan: Plan { collections: Vec::new(), nodes: Vec::new(), stages: Vec::new(), environments: Vec::new() },
+    };
+    for vertex in assembly.order()? {
+        match vertex {
+            Vertex::Runner(index) => assembly.runner_node(index)?,
+            Vertex::Stage(index) => assembly.stage_node(index),
+        }
+    }
+    Ok(assembly.plan)
+}
+
+impl Assembly<'_> {
+    /// The operators, producers before consumers, and otherwise in the order of their first transforms.
+    fn order(&self) -> Result<Vec<Vertex>, Refusal> {
+        let vertex_of = |index: usize| self.fusion.stage_of[index].map_or(Vertex::Runner(index), Vertex::Stage);
+        let first = |vertex: Vertex| match vertex {
+            Vertex::Runner(index) => index,
+            Vertex::Stage(stage) => self.fusion.stages[stage].members.first().copied().unwrap_or_default(),
+        };
+        let vertices: BTreeSet<Vertex> = (0..self.draft.transforms.len()).map(vertex_of).collect();
+        let mut waits_for: BTreeMap<Vertex, usize> = vertices.iter().map(|vertex| (*vertex, 0)).collect();
+        let mut feeds: BTreeMap<Vertex, BTreeSet<Vertex>> = BTreeMap::new();
+        for (index, transform) in self.draft.transforms.iter().enumerate() {
+            for producer in transform.inputs.values().filter_map(|input| self.producers.get(input)) {
+                let (from, to) = (vertex_of(*producer), vertex_of(index));
+                if from != to && feeds.entry(from).or_default().insert(to) {
+                    *waits_for.entry(to).or_default() += 1;
+                }
+            }
+        }
+        let mut ready: BTreeSet<(usize, Vertex)> =
+            waits_for.iter().filter(|(_, count)| **count == 0).map(|(vertex, _)| (first(*vertex), *vertex)).collect();
+        let mut order = Vec::with_capacity(vertices.len());
+        while let Some((_, vertex)) = ready.pop_first() {
+            order.push(vertex);
+            for fed in feeds.get(&vertex).into_iter().flatten() {
+                let waits = waits_for.entry(*fed).or_default();
+                *waits -= 1;
+                if *waits == 0 {
+                    ready.insert((first(*fed), *fed));
+                }
+            }
+        }
+        // Fusion keeps the graph free of cycles; were it ever not so, this is better than a job that never ends.
+        if order.len() == vertices.len() {
+            Ok(order)
+        } else {
+            Err(Refusal::of_pipeline("its stages wait for each other's side inputs: the planner fused too much"))
+        }
+    }
+
+    fn runner_node(&mut self, index: usize) -> Result<(), Refusal> {
+        let transform = self.draft.transforms[index].clone();
+        let Some(output) = transform.output() else { return Ok(()) };
+        let name = transform.unique_name.clone();
+        let node = match transform.kind {
+            Kind::Impulse => Node::Impulse { output: self.collection(output) },
+            Kind::Flatten => Node::Flatten {
+                inputs: transform.inputs.values().map(|input| self.collection(input)).collect(),
+                output: self.collection(output),
+            },
+            _ => {
+                let Some((_, from)) = transform.main_input() else { return Ok(()) };
+                let input = self.collection(from);
+                match transform.kind {
+                    Kind::Redistribute { by_key } => {
+                        Node::Redistribute { name, input, output: self.collection(output), by_key }
+                    }
+                    _ => {
+                        let windowing = self.windowing(from);
+                        let merge = match windowing.merging {
+                            Merging::Custom => Some(merge_windows::stage(self, &transform, from)?),
+                            _ => None,
+                        };
+                        Node::GroupByKey { name, input, output: self.collection(output), windowing, merge }
+                    }
+                }
+            }
+        };
+        self.plan.nodes.push(node);
+        Ok(())
+    }
+
+    fn stage_node(&mut self, index: usize) {
+        let FusedStage { environment, input, members, splittable } = &self.fusion.stages[index];
+        let (environment, input, members, splittable) =
+            (environment.clone(), input.clone(), members.clone(), *splittable);
+        let transforms: Vec<_> = members.iter().map(|member| self.draft.transforms[*member].clone()).collect();
+        let mut descriptor =
+            DescriptorBuilder::new(format!("stage-{}", self.plan.stages.len()), self.draft, &environment);
+        let mut leaving = BTreeSet::new();
+        let mut side_inputs = Vec::new();
+        for transform in &transforms {
+            descriptor.transform(transform);
+            for output in transform.outputs.values() {
+                descriptor.pcollection(self.draft, output, None);
+                let leaves = |reader: &usize| self.fusion.stage_of[*reader] != Some(index);
+                if self.readers.get(output).is_some_and(|readers| readers.iter().any(leaves)) {
+                    leaving.insert(output.clone());
+                }
+            }
+            for (local_name, access) in &transform.side_inputs {
+                let Some(from) = transform.inputs.get(local_name) else { continue };
+                let wire = self.wire(from);
+                descriptor.pcollection(self.draft, from, Some(&wire.value));
+                side_inputs.push(SideInput {
+                    transform: transform.id.0.clone(),
+                    local_name: local_name.clone(),
+                    collection: self.collection(from),
+                    access: *access,
+                });
+            }
+        }
+        let wire = self.wire(&input);
+        descriptor.pcollection(self.draft, &input, Some(&wire.value));
+        let source = descriptor.source(self.draft, &input, (&wire.read, &wire.window));
+        let input = Port { transform: source, collection: self.collection(&input) };
+        let mut outputs = Vec::new();
+        for output in &leaving {
+            let wire = self.wire(output);
+            let sink = descriptor.sink(self.draft, output, (&wire.value, &wire.window));
+            outputs.push(Port { transform: sink, collection: self.collection(output) });
+        }
+        let environment = self.environment_id(&environment);
+        let name = self.stage_name(transforms.first().map_or("", |transform| transform.unique_name.as_str()));
+        let stage = self.add_stage(Stage {
+            name,
+            environment,
+            descriptor: descriptor.finish(self.draft),
+            input,
+            outputs,
+            side_inputs,
+            transforms: transforms.into_iter().map(|transform| (transform.id.0, transform.unique_name)).collect(),
+            splittable,
+            merges_windows: false,
+        });
+        self.plan.nodes.push(Node::Stage(stage));
+    }
+
+    /// A stage is named after the first transform in it, which stays when others are added behind.
+    fn stage_name(&mut self, first: &str) -> String {
+        let mut name = first.to_owned();
+        let mut copy = 1;
+        while !self.stage_names.insert(name.clone()) {
+            copy += 1;
+            name = format!("{first} ({copy})");
+        }
+        name
+    }
+
+    pub(super) fn add_stage(&mut self, stage: Stage) -> StageId {
+        self.plan.stages.push(stage);
+        StageId(self.plan.stages.len() as u32 - 1)
+    }
+
+    pub(super) fn environment_id(&mut self, name: &EnvironmentName) -> EnvironmentId {
+        if let Some(id) = self.environment_ids.get(name) {
+            return *id;
+        }
+        let id = EnvironmentId(self.plan.environments.len() as u32);
+        let proto = self.draft.environments.get(name).map(|proto| proto.encode_to_vec().into()).unwrap_or_default();
+        self.plan.environments.push(Environment { name: name.0.clone(), proto });
+        self.environment_ids.insert(name.clone(), id);
+        id
+    }
+
+    /// The environment of the stage that gives a collection, or of one that does further up.
+    pub(super) fn fusion_environment(&self, pcollection: &PCollectionName) -> Option<EnvironmentName> {
+        let mut todo = vec![pcollection];
+        let mut seen = BTreeSet::new();
+        while let Some(id) = todo.pop() {
+            let Some(producer) = self.producers.get(id).filter(|producer| seen.insert(**producer)) else { continue };
+            match self.fusion.stage_of[*producer] {
+                Some(stage) => return Some(self.fusion.stages[stage].environment.clone()),
+                None => todo.extend(self.draft.transforms[*producer].inputs.values()),
+            }
+        }
+        None
+    }
+
+    /// The plan's id of a PCollection that crosses a border.
+    fn collection(&mut self, name: &PCollectionName) -> CollectionId {
+        if let Some(id) = self.collection_ids.get(name) {
+            return *id;
+        }
+        let wire = self.wire(name);
+        let value = self.draft.coders.structure(&wire.read);
+        let windowing = self.windowing(name);
+        self.add_collection(name, value, windowing)
+    }
+
+    pub(super) fn add_collection(
+        &mut self,
+        name: &PCollectionName,
+        value: WireCoder,
+        windowing: Windowing,
+    ) -> CollectionId {
+        let id = CollectionId(self.plan.collections.len() as u32);
+        self.plan.collections.push(Collection { name: name.0.clone(), value, windowing });
+        self.collection_ids.insert(name.clone(), id);
+        id
+    }
+
+    fn wire(&mut self, name: &PCollectionName) -> Wire {
+        let coder = self.draft.coder_of(name);
+        let value = self.draft.coders.wire(&coder);
+        let window = CoderName(self.draft.windowing_of(name).1.window_coder_id.clone());
+        let window = self.draft.coders.wire_window(&window);
+        let by_reference = self.may_be_state_backed(name).then(|| self.draft.coders.state_backed(&value)).flatten();
+        Wire { read: by_reference.unwrap_or_else(|| value.clone()), value, window }
+    }
+
+    /// Whether values of a group may be sent by reference: only the harness that reads them as its main input knows what
+    /// to do with a reference, so nothing else may read the collection.
+    fn may_be_state_backed(&self, name: &PCollectionName) -> bool {
+        let grouped =
+            self.producers.get(name).is_some_and(|producer| self.draft.transforms[*producer].kind == Kind::GroupByKey);
+        let main_input_of_sdk = |reader: &usize| {
+            let transform = &self.draft.transforms[*reader];
+            transform.is_sdk()
+                && transform
+                    .inputs
+                    .iter()
+                    .all(|(local, input)| input != name || !transform.side_inputs.contains_key(local))
+        };
+        grouped && self.readers.get(name).is_some_and(|readers| readers.iter().all(main_input_of_sdk))
+    }
+
+    fn windowing(&mut self, name: &PCollectionName) -> Windowing {
+        let (_, strategy) = self.draft.windowing_of(name);
+        let combiner = match strategy.output_time() {
+            output_time::Enum::LatestInPane => TimestampCombiner::Latest,
+            output_time::Enum::EarliestInPane => TimestampCombiner::Earliest,
+            output_time::Enum::EndOfWindow | output_time::Enum::Unspecified => TimestampCombiner::EndOfWindow,
+        };
+        let merging = merging(strategy);
+        let window = CoderName(strategy.window_coder_id.clone());
+        let window = self.draft.coders.wire_window(&window);
+        let window_coder = self.draft.coders.window_structure(&window);
+        let merging = match merging {
+            // Sessions of an SDK that encodes its windows in its own way: it merges them too.
+            Merging::Sessions if window_coder != WindowCoder::Interval => Merging::Custom,
+            merging => merging,
+        };
+        Windowing { window_coder, merging, timestamp_combiner: combiner }
+    }
+}
