@@ -31,6 +31,10 @@ def impulse(p):
   p | beam.Impulse()  # pylint: disable=expression-not-assigned
 
 
+def pardo(p):
+  p | beam.Impulse() | beam.Map(len)  # pylint: disable=expression-not-assigned
+
+
 def group(p):
   grouped = p | beam.Impulse() | beam.FlatMap(elements) | beam.GroupByKey() | beam.MapTuple(lambda k, vs: length(vs))
   assert_that(grouped, equal_to([ELEMENTS // KEYS] * KEYS))
@@ -53,7 +57,7 @@ def side_input(p):
 
 
 CASES = {
-    'impulse': impulse, 'group': group, 'combine': combine, 'reshuffle': reshuffle, 'side-input': side_input
+    'impulse': impulse, 'pardo': pardo, 'group': group, 'combine': combine, 'reshuffle': reshuffle, 'side-input': side_input
 }
 
 
@@ -79,7 +83,7 @@ def measure(case, runner, endpoint):
 
 
 if __name__ == '__main__':
-  if sys.argv[1] == 'impulse':
+  if sys.argv[1] in ('impulse', 'pardo'):
     measure(*(sys.argv[1:] + [None])[:3])  # the client's own first time is no runner's merit
   print(measure(*(sys.argv[1:] + [None])[:3]), flush=True)
   os._exit(0)  # the loopback worker's threads would keep the process

@@ -54,3 +54,34 @@ impl Capabilities {
         &self.names[index]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expected;
+    use crate::suites::Suite;
+
+    #[test]
+    fn every_listed_test_has_a_capability() {
+        let capabilities = Capabilities::checked_in().expect("the checked-in mapping parses");
+        for suite in Suite::ALL {
+            for name in expected::listed(suite).expect("the list can be read") {
+                assert_ne!(capabilities.name(capabilities.index_of(&name)), "(no capability)", "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_pattern_that_matches_decides() {
+        let capabilities = Capabilities::parse("# note\nB: ^b\nA: a\nB: c\n").expect("the mapping parses");
+        let of = |name| capabilities.name(capabilities.index_of(name));
+        assert_eq!(["ba", "a", "c", "x"].map(of), ["B", "A", "B", "(no capability)"]);
+    }
+
+    #[test]
+    fn a_line_that_is_no_mapping_is_refused() {
+        let error = Capabilities::parse("Flatten\n").err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains("line 1"), "{error}");
+        assert!(Capabilities::parse("Flatten: (\n").is_err());
+    }
+}

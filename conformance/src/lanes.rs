@@ -295,7 +295,7 @@ mod tests {
         let logs = std::env::temp_dir().join(format!("lanes-{}-{:?}", std::process::id(), thread::current().id()));
         fs::create_dir_all(&logs).expect("a folder for logs");
         let names = names.iter().map(|n| (*n).to_owned()).collect();
-        let outcomes = run(Suite::Python, names, &driver, Duration::from_millis(50), &logs, |_| {});
+        let outcomes = run(Suite::Python, names, &driver, Duration::from_secs(7), &logs, |_| {});
         fs::remove_dir_all(logs).expect("the folder was made");
         outcomes.expect("every test is run").into_iter().map(|o| (o.name, o.verdict)).collect()
     }

@@ -29,6 +29,7 @@ func init() {
 	register.Function2x1(length)
 	register.Function2x1(addUp)
 	register.Function2x1(one)
+	register.Function1x1(size)
 	register.DoFn3x0[int64, []byte, func(int64)]((*countEach)(nil))
 	register.Emitter1[int64]()
 	register.Emitter2[int64, []byte]()
@@ -68,6 +69,8 @@ func addUp(_ []byte, table func(*int64, *int64) bool) int64 {
 	return sum
 }
 
+func size(data []byte) int64 { return int64(len(data)) }
+
 func one(key int64, _ []byte) int64 { return key }
 
 // countEach counts the elements of a bundle without keeping them.
@@ -85,6 +88,8 @@ func build(s beam.Scope, name string) error {
 	impulse := beam.Impulse(s)
 	switch name {
 	case "impulse":
+	case "pardo":
+		beam.ParDo(s, size, impulse)
 	case "group":
 		lengths := beam.ParDo(s, length, beam.GroupByKey(s, beam.ParDo(s, emitElements, impulse)))
 		passert.Equals(s, stats.Sum(s, lengths), int64(elements))
