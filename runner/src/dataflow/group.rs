@@ -17,7 +17,7 @@ use super::flow::{Flow, VISIT_LIMIT};
 use super::merge::Merger;
 use super::route::{self, Route};
 use super::run::Reporter;
-use crate::element::{Batch, BatchBuilder, ElementCoder, WireCoder};
+use crate::element::{Batch, BatchBuilder, ElementCoder, WireCoder, put_varint};
 use crate::grouping::{GroupBuffer, Groups, KeyGroup, StoredIterables, Values, WindowGroup};
 use crate::memory::Budget;
 use crate::time::{Moment, Timestamp};
@@ -56,7 +56,7 @@ pub(crate) fn build<'scope>(
     let address = builder.operator_info().address;
     let merger = merger(Rc::clone(&address));
     let mut operator = Operator {
-        phase: Phase::Gathering(GroupBuffer::new(&grouping.budget, grouping.windowing.window_coder.clone())),
+        phase: Phase::Gathering(GroupBuffer::new(&grouping.budget)),
         encoder: Encoder {
             state_backed: is_state_backed(&grouping.output),
             windowing: grouping.windowing.clone(),
@@ -237,30 +237,22 @@ fn encode_values(out: &mut Vec<u8>, group: &WindowGroup, iterables: Option<&Stor
     while let Some(at) = position {
         let (bytes, elements, next) = group.values.page(at, INLINE_LIMIT as usize)?;
         if counted.is_none() {
-            varint(out, elements);
+            put_varint(out, elements);
         }
         out.extend_from_slice(&bytes);
         position = next;
         if let (Some(iterables), Some(rest)) = (iterables, next) {
             let token = iterables.insert(group.values.clone(), rest);
-            varint(out, u64::MAX);
-            varint(out, token.len() as u64);
+            put_varint(out, u64::MAX);
+            put_varint(out, token.len() as u64);
             out.extend_from_slice(&token);
             return Ok(());
         }
     }
     if counted.is_none() {
-        varint(out, 0);
+        put_varint(out, 0);
     }
     Ok(())
-}
-
-fn varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
 }
 
 fn sessions(windows: Vec<WindowGroup>) -> std::io::Result<Vec<WindowGroup>> {

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use timely::dataflow::Scope;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
@@ -312,7 +313,7 @@ fn frontier_never_regresses_and_epochs_align() {
                 let coder = ElementCoder { value: kv(WireCoder::Prefixed), window: WindowCoder::Global };
                 let routed = route::address(scope, "keyed", source, Route::ByKey(coder), Rc::clone(&reporter));
                 let routed = pass_on(scope, routed);
-                let nothing = Arc::new(super::bundle_state::StageState::new(Default::default(), Default::default()));
+                let nothing = Arc::new(bundle_state::StageState::new(Default::default(), Default::default()));
                 let ends = (Rc::new(Flow::default()), Rc::clone(&reporter));
                 let out = super::stage::build(scope, &inside, StageId(1), routed, vec![], nothing, ends).remove(0);
                 check(scope, out, Arc::clone(&sink));
@@ -336,7 +337,7 @@ fn frontier_never_regresses_and_epochs_align() {
     }
 }
 
-fn epochs<'scope>(scope: timely::dataflow::Scope<'scope, Moment>) -> super::edge::Edge<'scope> {
+fn epochs<'scope>(scope: Scope<'scope, Moment>) -> edge::Edge<'scope> {
     let mut builder = OperatorBuilder::new("Epochs".into(), scope);
     let (mut output, stream) = Output::new(&mut builder);
     let activator = scope.activator_for(builder.operator_info().address);
@@ -370,10 +371,7 @@ fn epochs<'scope>(scope: timely::dataflow::Scope<'scope, Moment>) -> super::edge
     stream
 }
 
-fn pass_on<'scope>(
-    scope: timely::dataflow::Scope<'scope, Moment>,
-    input: super::edge::Edge<'scope>,
-) -> super::edge::Edge<'scope> {
+fn pass_on<'scope>(scope: Scope<'scope, Moment>, input: edge::Edge<'scope>) -> edge::Edge<'scope> {
     let mut builder = OperatorBuilder::new("Receive".into(), scope);
     let mut input = builder.new_input(input, exchange());
     let (mut output, stream) = Output::new(&mut builder);
@@ -383,7 +381,7 @@ fn pass_on<'scope>(
     stream
 }
 
-fn check<'scope>(scope: timely::dataflow::Scope<'scope, Moment>, input: super::edge::Edge<'scope>, seen: Seen) {
+fn check<'scope>(scope: Scope<'scope, Moment>, input: edge::Edge<'scope>, seen: Seen) {
     let mut builder = OperatorBuilder::new("Check".into(), scope);
     let mut input = builder.new_input(input, Pipeline);
     builder.build(move |_| {
@@ -391,7 +389,7 @@ fn check<'scope>(scope: timely::dataflow::Scope<'scope, Moment>, input: super::e
         let mut epoch = 0;
         move |frontiers| {
             input.for_each(|capability, batch| {
-                let moment = super::edge::moment(capability.stamp()).unwrap();
+                let moment = edge::moment(capability.stamp()).unwrap();
                 assert!(moment.epoch >= epoch, "a batch of epoch {} after the frontier passed it", moment.epoch);
                 for element in batch.elements() {
                     let timestamp = Timestamp::from_wire(element[..8].try_into().unwrap());

@@ -3,7 +3,6 @@
 //! Routing is two operators: one that makes a batch for each target, and whatever receives them over
 //! [`super::edge::exchange`]. With one worker the first is left out.
 
-use std::hash::{BuildHasher, Hasher};
 use std::rc::Rc;
 
 use timely::dataflow::Scope;
@@ -12,7 +11,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::edge::{Edge, Output, exchange};
 use super::run::Reporter;
-use crate::element::{Batch, BatchBuilder, ElementCoder, ElementError};
+use crate::element::{Batch, BatchBuilder, ElementCoder, ElementError, key_hash};
 use crate::time::Moment;
 
 /// How batches are spread over the workers.
@@ -23,14 +22,6 @@ pub(crate) enum Route {
     Evenly,
     /// One copy to the first worker of every process, of `workers` each.
     ToEveryProcess { processes: usize, workers: usize },
-}
-
-/// The key group of an encoded key: the same on every worker, process and run of a job.
-pub(crate) fn key_hash(key: &[u8]) -> u64 {
-    // A fixed seed: where a key lives must not depend on the process that asks.
-    let mut hasher = foldhash::quality::FixedState::with_seed(0x6665_7272_6f62_6561).build_hasher();
-    hasher.write(key);
-    hasher.finish()
 }
 
 /// Adds the operator that addresses batches. The receiver must read the result with [`exchange`].
