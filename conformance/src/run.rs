@@ -89,6 +89,8 @@ pub struct Report {
 pub fn run(options: &Options) -> Result<Report> {
     let capabilities = Capabilities::checked_in()?;
     let suites: BTreeSet<Suite> = match options.suite.as_slice() {
+        // Without a program of our own there is nothing to launch.
+        [] if options.target.serve.is_none() => Suite::ALL.into_iter().filter(|s| *s != Suite::Launch).collect(),
         [] => Suite::ALL.into(),
         some => some.iter().copied().collect(),
     };
@@ -102,6 +104,7 @@ pub fn run(options: &Options) -> Result<Report> {
     println!("job endpoint: {}", server.endpoint());
     let target = Target {
         endpoint: server.endpoint().to_owned(),
+        program: options.target.serve.clone(),
         expansion_port: options.expansion_port,
         timeout: options.timeout,
     };

@@ -20,11 +20,13 @@ pub enum Suite {
     Java,
     /// What must be refused: malformed submissions, straight to the Job API.
     BadInput,
+    /// Beam's examples through `ferrobeam run`: only where the run knows the program.
+    Launch,
 }
 
 impl Suite {
     /// Every suite, in the order in which they run.
-    pub const ALL: [Self; 4] = [Self::BadInput, Self::Python, Self::Go, Self::Java];
+    pub const ALL: [Self; 5] = [Self::BadInput, Self::Launch, Self::Python, Self::Go, Self::Java];
 
     /// Its name in reports and file names.
     pub fn name(self) -> &'static str {
@@ -33,6 +35,7 @@ impl Suite {
             Self::Go => "go",
             Self::Java => "java",
             Self::BadInput => "bad-input",
+            Self::Launch => "launch",
         }
     }
 
@@ -43,7 +46,7 @@ impl Suite {
         match self {
             Self::Python | Self::Go => cores + 1,
             Self::Java => 4 * cores,
-            Self::BadInput => 1,
+            Self::BadInput | Self::Launch => cores,
         }
     }
 }
@@ -53,6 +56,8 @@ impl Suite {
 pub struct Target {
     /// The job endpoint, `HOST:PORT`.
     pub endpoint: String,
+    /// The `ferrobeam` program, when the run knows it.
+    pub program: Option<PathBuf>,
     /// The port of an expansion service for cross-language tests, when one runs.
     pub expansion_port: Option<u16>,
     /// Seconds that a test may take.
@@ -87,21 +92,35 @@ pub fn source_dir() -> &'static Path {
 /// Makes what the suite needs, and returns the names of its tests and their driver.
 pub fn prepare(suite: Suite, target: &Target, lanes: usize, logs: &Path) -> Result<(Vec<String>, Driver)> {
     match suite {
-        Suite::Python => python_lanes("beam_suite", target, lanes, logs),
-        Suite::BadInput => python_lanes("bad_input", target, lanes, logs),
+        Suite::Python => python_lanes("beam_suite", target, lanes, logs, Vec::new()),
+        Suite::BadInput => python_lanes("bad_input", target, lanes, logs, Vec::new()),
+        Suite::Launch => {
+            let program = target.program.as_ref().context("the suite launch needs --serve: it runs that program")?;
+            let program = program.canonicalize().with_context(|| format!("{} is not there", program.display()))?;
+            let wordcount = GoKit::example("wordcount")?;
+            let env = vec![("FERROBEAM", program), ("GO_WORDCOUNT", wordcount)];
+            python_lanes("launch", target, lanes, logs, env)
+        }
         Suite::Go => go(target, lanes, logs),
         Suite::Java => java(target, lanes, logs),
     }
 }
 
-fn python_lanes(module: &'static str, target: &Target, lanes: usize, logs: &Path) -> Result<(Vec<String>, Driver)> {
+fn python_lanes(
+    module: &'static str,
+    target: &Target,
+    lanes: usize,
+    logs: &Path,
+    env: Vec<(&'static str, PathBuf)>,
+) -> Result<(Vec<String>, Driver)> {
     let python = python(true)?;
     let lane = source_dir().join("python/lane.py");
     let names = lines(Command::new(&python).arg(&lane).args(["--list", module]), logs)?;
     let target = target.clone();
     let command = move || {
         let mut command = Command::new(&python);
-        command.arg(&lane).args([module, &target.timeout.to_string()]).env("JOB_ENDPOINT", &target.endpoint);
+        command.arg(&lane).args([module, &target.timeout.to_string()]);
+        command.env("JOB_ENDPOINT", &target.endpoint).envs(env.iter().map(|(name, value)| (name, value)));
         command
     };
     Ok((names, Driver::Resident { command: Box::new(command), slots: 1, processes: lanes }))

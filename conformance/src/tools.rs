@@ -110,16 +110,22 @@ impl GoKit {
         Ok(Self { primitives, folder: folder.trim().into() })
     }
 
+    /// Compiles one of the SDK's examples, and returns its path.
+    pub fn example(name: &str) -> Result<PathBuf> {
+        Self::build(name, &format!("github.com/apache/beam/sdks/v2/go/examples/{name}"))
+    }
+
     /// Compiles one of our own programs, `conformance/go/NAME`, and returns its path.
     pub fn program(name: &str) -> Result<PathBuf> {
+        Self::build(name, &format!("./{name}"))
+    }
+
+    fn build(name: &str, package: &str) -> Result<PathBuf> {
         let binary = cache::folder("go")?.join(name);
         let mut command = Command::new("go");
-        command
-            .current_dir(source_dir().join("go"))
-            .args(["build", "-ldflags=-s -w", "-o"])
-            .arg(&binary)
-            .arg(format!("./{name}"));
-        say_and_run(&format!("compiling conformance/go/{name}"), &mut command).context("Go 1.26 or newer is needed")?;
+        // Without symbols: the SDK stages its own binary with every job.
+        command.current_dir(source_dir().join("go")).args(["build", "-ldflags=-s -w", "-o"]).arg(&binary).arg(package);
+        say_and_run(&format!("compiling the Go program {name}"), &mut command).context("Go 1.26 or newer is needed")?;
         Ok(binary)
     }
 }
