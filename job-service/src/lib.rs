@@ -1,1 +1,22 @@
-//! Placeholder, replaced by the first commit of this crate.
+//! The job service: takes jobs over Beam's Job API and owns each one's whole life.
+//!
+//! One [`Service`] listens. [`job`] keeps the records, [`api`] and [`artifacts`] answer clients, [`supervisor`] runs jobs
+//! on [`agent`]s, and each job runs in [`process`]es of its own, which talk to the service over [`control`]. What a job
+//! does with its plan is `ferrobeam-runner`'s business, and how it talks to SDK harnesses `ferrobeam-harness-bridge`'s.
+//!
+//! Failure model. Nothing that a client sends, a job does or a job process suffers ends the service or another job. The
+//! service itself keeps no durable record yet: when it goes, its jobs go.
+
+pub mod agent;
+pub mod api;
+pub mod artifacts;
+pub mod control;
+pub mod job;
+mod metrics;
+pub mod options;
+pub mod planning;
+pub mod process;
+mod serve;
+pub mod supervisor;
+
+pub use serve::{ServeError, Service, ServiceConfig, default_memory};

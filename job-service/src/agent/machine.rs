@@ -1,0 +1,151 @@
+//! An agent at work.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::spawn::{Assignment, Process};
+use super::{Ended, Order, ProcessName};
+
+/// What an agent is told once.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// The binary whose hidden subcommand is a job process.
+    pub program: PathBuf,
+    /// Where job processes find the service, as a URL.
+    pub service: String,
+    /// Where other machines reach job processes of this one.
+    pub host: String,
+    /// An existing folder; each process has one of its own in there, removed after its end.
+    pub work_root: PathBuf,
+    /// How many idle processes to keep for jobs to come.
+    pub spares: usize,
+}
+
+impl AgentConfig {
+    /// The binary that is running, even when its file has been replaced since.
+    pub fn this_program() -> PathBuf {
+        let link = PathBuf::from("/proc/self/exe");
+        if link.exists() { link } else { std::env::current_exe().unwrap_or_else(|_| "ferrobeam".into()) }
+    }
+}
+
+/// Runs orders until there are no more, then ends every process. See the module.
+#[derive(Debug)]
+pub struct Agent {
+    config: AgentConfig,
+    spares: Vec<Process>,
+    running: HashMap<ProcessName, oneshot::Sender<()>>,
+    watched: JoinSet<ProcessName>,
+}
+
+impl Agent {
+    /// An agent without work.
+    pub fn new(config: AgentConfig) -> Agent {
+        Agent { config, spares: Vec::new(), running: HashMap::new(), watched: JoinSet::new() }
+    }
+
+    /// Takes orders until their sender is gone, and reports the end of each process.
+    pub async fn run(mut self, mut orders: mpsc::Receiver<Order>, ended: mpsc::UnboundedSender<Ended>) {
+        self.refill();
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    None => break,
+                    Some(Order::Start { process, token, processes }) => {
+                        self.start(process, token, processes, &ended).await;
+                    }
+                    Some(Order::Kill(process)) => {
+                        if let Some(kill) = self.running.remove(&process) {
+                            let _ = kill.send(());
+                        }
+                    }
+                },
+                Some(finished) = self.watched.join_next() => {
+                    if let Ok(process) = finished {
+                        self.running.remove(&process);
+                    }
+                }
+            }
+        }
+        for (_, kill) in self.running.drain() {
+            let _ = kill.send(());
+        }
+        self.spares.clear();
+        while self.watched.join_next().await.is_some() {}
+    }
+
+    /// A spare that cannot be started is no loss: the next job starts its own, or says why it cannot.
+    fn refill(&mut self) {
+        self.spares.retain_mut(Process::is_alive);
+        while self.spares.len() < self.config.spares {
+            match Process::start(&self.config) {
+                Ok(process) => self.spares.push(process),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot start a job process in advance");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn start(&mut self, name: ProcessName, token: String, processes: u32, ended: &mpsc::UnboundedSender<Ended>) {
+        let folder = format!("{}-{}-{}", name.job, name.generation, name.index);
+        let work_dir = self.config.work_root.join(folder);
+        let assignment = Assignment {
+            job: name.job.to_string(),
+            generation: name.generation.0,
+            index: name.index,
+            processes,
+            token,
+            work_dir: work_dir.clone(),
+            host: self.config.host.clone(),
+        };
+        let started = self.assign(&assignment).await;
+        let mut process = match started {
+            Ok(process) => process,
+            Err(error) => {
+                let _ = std::fs::remove_dir_all(&work_dir);
+                let how = format!("cannot be started from {}: {error}", self.config.program.display());
+                let _ = ended.send(Ended { process: name, how });
+                return;
+            }
+        };
+        let (kill, mut killed) = oneshot::channel();
+        self.running.insert(name.clone(), kill);
+        let ended = ended.clone();
+        self.watched.spawn(async move {
+            let how = tokio::select! {
+                how = process.ended() => how,
+                // A sender that is dropped kills as well: nobody is left who could.
+                _ = &mut killed => {
+                    process.kill();
+                    process.ended().await
+                }
+            };
+            if let Err(error) = tokio::fs::remove_dir_all(&work_dir).await
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, folder = %work_dir.display(), "cannot remove the folder of a job process");
+            }
+            let _ = ended.send(Ended { process: name.clone(), how });
+            name
+        });
+        self.refill();
+    }
+
+    async fn assign(&mut self, assignment: &Assignment) -> io::Result<Process> {
+        std::fs::create_dir_all(&assignment.work_dir)?;
+        while let Some(mut spare) = self.spares.pop() {
+            if spare.is_alive() && spare.assign(assignment).await.is_ok() {
+                return Ok(spare);
+            }
+        }
+        let mut process = Process::start(&self.config)?;
+        process.assign(assignment).await?;
+        Ok(process)
+    }
+}

@@ -1,0 +1,195 @@
+//! The calls of the Job API.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use ferrobeam_proto::job::job_service_server::JobService;
+use ferrobeam_proto::job::{
+    CancelJobRequest, CancelJobResponse, DescribePipelineOptionsRequest, DescribePipelineOptionsResponse,
+    DrainJobRequest, DrainJobResponse, GetJobMetricsRequest, GetJobMetricsResponse, GetJobPipelineRequest,
+    GetJobPipelineResponse, GetJobStateRequest, GetJobsRequest, GetJobsResponse, JobMessagesRequest,
+    JobMessagesResponse, JobStateEvent, PrepareJobRequest, PrepareJobResponse, RunJobRequest, RunJobResponse,
+};
+use ferrobeam_proto::pipeline::ApiServiceDescriptor;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+use super::convert::{job_info, state_event};
+use super::streams::{self, Replies};
+use crate::artifacts::Staging;
+use crate::job::{Importance, Job, JobId, Jobs, Message, Preparation, PreparationId, RunError, Submission};
+use crate::options::{self, Remark};
+use crate::supervisor::Supervisor;
+use crate::{metrics, planning};
+
+/// Java's client asks for the state, and again three seconds later, and so on. An answer that waits this long for the
+/// end of the job spares a short job the three seconds. Other clients follow the stream of states.
+const JAVA_PATIENCE: Duration = Duration::from_secs(2);
+
+/// See the module.
+#[derive(Debug)]
+pub struct JobApi {
+    jobs: Arc<Jobs>,
+    supervisor: Arc<Supervisor>,
+    artifact_endpoint: String,
+}
+
+impl JobApi {
+    /// Over `jobs`, which `supervisor` runs. Clients are sent to `artifact_endpoint` to stage.
+    pub fn new(jobs: Arc<Jobs>, supervisor: Arc<Supervisor>, artifact_endpoint: String) -> JobApi {
+        JobApi { jobs, supervisor, artifact_endpoint }
+    }
+
+    fn job(&self, id: &str) -> Result<Arc<Job>, Status> {
+        self.jobs.get(&JobId::named(id)).ok_or_else(|| {
+            Status::not_found(format!(
+                "there is no job {id:?}: it was never run here, or ended so long ago that its record is gone"
+            ))
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl JobService for JobApi {
+    async fn prepare(&self, request: Request<PrepareJobRequest>) -> Result<Response<PrepareJobResponse>, Status> {
+        let request = request.into_inner();
+        // A large pipeline takes a while; a panic in there is an answer and no more.
+        let prepared = tokio::task::spawn_blocking(move || prepare(request)).await;
+        let preparation = prepared.map_err(|e| Status::internal(format!("preparing the pipeline: {e}")))??;
+        let staging_session_token = preparation.staging.token().to_owned();
+        let preparation_id = self.jobs.prepare(preparation).to_string();
+        let endpoint = ApiServiceDescriptor { url: self.artifact_endpoint.clone(), ..Default::default() };
+        Ok(Response::new(PrepareJobResponse {
+            preparation_id,
+            artifact_staging_endpoint: Some(endpoint),
+            staging_session_token,
+        }))
+    }
+
+    async fn run(&self, request: Request<RunJobRequest>) -> Result<Response<RunJobResponse>, Status> {
+        let id = PreparationId::named(request.into_inner().preparation_id);
+        let (job, preparation) = self.jobs.run(&id).map_err(|error| {
+            let message = error.to_string();
+            match error {
+                RunError::Unknown(_) => Status::not_found(message),
+                RunError::Already(..) => Status::already_exists(message),
+                RunError::NotStaged(_) => Status::failed_precondition(message),
+            }
+        })?;
+        let job_id = job.id().to_string();
+        self.supervisor.start(job, *preparation);
+        Ok(Response::new(RunJobResponse { job_id }))
+    }
+
+    async fn get_jobs(&self, _: Request<GetJobsRequest>) -> Result<Response<GetJobsResponse>, Status> {
+        let job_info = self.jobs.all().iter().map(|job| job_info(job)).collect();
+        Ok(Response::new(GetJobsResponse { job_info }))
+    }
+
+    async fn get_state(&self, request: Request<GetJobStateRequest>) -> Result<Response<JobStateEvent>, Status> {
+        let polls = polls(request.metadata());
+        let job = self.job(&request.into_inner().job_id)?;
+        if polls {
+            let mut changes = job.changes();
+            let ended = async { while !job.state().0.is_terminal() && changes.changed().await.is_ok() {} };
+            // Not an error: the answer is the state as it is then.
+            let _ = tokio::time::timeout(JAVA_PATIENCE, ended).await;
+        }
+        let (state, since) = job.state();
+        Ok(Response::new(state_event(state, since)))
+    }
+
+    async fn get_pipeline(
+        &self,
+        request: Request<GetJobPipelineRequest>,
+    ) -> Result<Response<GetJobPipelineResponse>, Status> {
+        let job = self.job(&request.into_inner().job_id)?;
+        let pipeline = job.submission().pipeline.as_ref().clone();
+        Ok(Response::new(GetJobPipelineResponse { pipeline: Some(pipeline) }))
+    }
+
+    async fn cancel(&self, request: Request<CancelJobRequest>) -> Result<Response<CancelJobResponse>, Status> {
+        let job = self.job(&request.into_inner().job_id)?;
+        self.supervisor.cancel(&job);
+        Ok(Response::new(CancelJobResponse { state: job.state().0.to_proto().into() }))
+    }
+
+    async fn drain(&self, request: Request<DrainJobRequest>) -> Result<Response<DrainJobResponse>, Status> {
+        let job = self.job(&request.into_inner().job_id)?;
+        let state = job.state().0;
+        if state.is_terminal() {
+            return Ok(Response::new(DrainJobResponse { state: state.to_proto().into() }));
+        }
+        Err(Status::unimplemented(format!(
+            "job {} has bounded input, which ends by itself, and draining unbounded input is not supported yet: let it \
+             finish, or cancel it",
+            job.id()
+        )))
+    }
+
+    type GetStateStreamStream = Replies<JobStateEvent>;
+
+    async fn get_state_stream(
+        &self,
+        request: Request<GetJobStateRequest>,
+    ) -> Result<Response<Self::GetStateStreamStream>, Status> {
+        Ok(Response::new(streams::states(self.job(&request.into_inner().job_id)?)))
+    }
+
+    type GetMessageStreamStream = Replies<JobMessagesResponse>;
+
+    async fn get_message_stream(
+        &self,
+        request: Request<JobMessagesRequest>,
+    ) -> Result<Response<Self::GetMessageStreamStream>, Status> {
+        Ok(Response::new(streams::messages(self.job(&request.into_inner().job_id)?)))
+    }
+
+    async fn get_job_metrics(
+        &self,
+        request: Request<GetJobMetricsRequest>,
+    ) -> Result<Response<GetJobMetricsResponse>, Status> {
+        let job = self.job(&request.into_inner().job_id)?;
+        let metrics = metrics::results(&job.metrics());
+        Ok(Response::new(GetJobMetricsResponse { metrics: Some(metrics) }))
+    }
+
+    async fn describe_pipeline_options(
+        &self,
+        _: Request<DescribePipelineOptionsRequest>,
+    ) -> Result<Response<DescribePipelineOptionsResponse>, Status> {
+        Ok(Response::new(DescribePipelineOptionsResponse { options: options::describe() }))
+    }
+}
+
+/// Everything that can be known to be wrong with a submission is said now, and not when it runs.
+fn prepare(request: PrepareJobRequest) -> Result<Preparation, Status> {
+    let refuse = |message: String| Status::invalid_argument(message);
+    let pipeline = request.pipeline.ok_or_else(|| refuse("the request has no pipeline".to_owned()))?;
+    let submitted = request.pipeline_options.unwrap_or_default();
+    let (options, remarks) = options::parse(&submitted).map_err(|e| refuse(e.to_string()))?;
+    let staging = Staging::of(&pipeline).map_err(|e| refuse(e.to_string()))?;
+    let plan = planning::plan(&pipeline).map_err(|e| refuse(e.to_string()))?;
+    // Python names every job "job" here, and says its name in the options.
+    let name = options.job_name.clone().filter(|name| !name.is_empty()).unwrap_or(request.job_name);
+    let remarks = remarks
+        .into_iter()
+        .map(|remark| match remark {
+            Remark::Accepted(text) => Message::now(Importance::Basic, text),
+            Remark::Warned(text) => Message::now(Importance::Warning, text),
+        })
+        .collect();
+    Ok(Preparation {
+        submission: Submission { name, options: submitted, pipeline: Arc::new(pipeline) },
+        options,
+        plan,
+        staging: Arc::new(staging),
+        remarks,
+        time: SystemTime::now(),
+    })
+}
+
+/// Whether the caller is one that asks for the state again and again.
+fn polls(metadata: &MetadataMap) -> bool {
+    metadata.get("user-agent").and_then(|agent| agent.to_str().ok()).is_some_and(|agent| agent.starts_with("grpc-java"))
+}

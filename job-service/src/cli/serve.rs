@@ -1,0 +1,68 @@
+//! `ferrobeam serve` and `ferrobeam worker`.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use ferrobeam_job_service::Service;
+use ferrobeam_job_service::agent::AgentConfig;
+use ferrobeam_job_service::control;
+use tokio::net::TcpStream;
+
+use super::args::{ServeArgs, WorkerArgs};
+use super::asked_to_end;
+
+pub(super) async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    let service = Service::start(args.config()).await?;
+    tracing::info!(
+        "no expansion service is served on port {} yet: cross-language transforms need their own SDK's",
+        args.expansion_port
+    );
+    announce(&format!(
+        "ferrobeam {}: listening on {} (artifacts on {})",
+        env!("CARGO_PKG_VERSION"),
+        service.job_address(),
+        service.artifact_address()
+    ));
+    asked_to_end().await?;
+    tracing::info!("stopping: jobs are cancelled");
+    tokio::select! {
+        () = service.stop() => Ok(ExitCode::SUCCESS),
+        // Asked twice, it does not wait for jobs.
+        again = asked_to_end() => again.map(|()| ExitCode::FAILURE),
+    }
+}
+
+pub(super) async fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
+    let host = match args.host {
+        Some(host) => host,
+        None => {
+            let probe = TcpStream::connect(&args.join).await;
+            let probe = probe.with_context(|| format!("cannot reach the job service at {}", args.join))?;
+            probe.local_addr().context("cannot tell this machine's address")?.ip().to_string()
+        }
+    };
+    let parent = args.temp_dir.unwrap_or_else(std::env::temp_dir);
+    let work_root = tempfile::Builder::new().prefix("ferrobeam-").tempdir_in(&parent);
+    let work_root = work_root.with_context(|| format!("cannot make a temporary folder in {}", parent.display()))?;
+    let config = AgentConfig {
+        program: AgentConfig::this_program(),
+        service: format!("http://{}", args.join),
+        host: host.clone(),
+        work_root: work_root.path().to_owned(),
+        spares: args.spare_processes,
+    };
+    let joined = || announce(&format!("ferrobeam worker: joined {} as {host}", args.join));
+    tokio::select! {
+        ended = control::join(config, args.capacity, args.join_token.unwrap_or_default(), joined) => {
+            ended?;
+            Ok(ExitCode::SUCCESS)
+        }
+        asked = asked_to_end() => asked.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// One line on standard output, for whoever waits for it.
+#[allow(clippy::print_stdout)]
+fn announce(line: &str) {
+    println!("{line}");
+}

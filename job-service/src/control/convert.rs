@@ -1,0 +1,69 @@
+//! Between the protocol's types and ours.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::v1;
+use crate::agent::{Order, ProcessName};
+use crate::job::{Generation, Importance, JobId, Message};
+
+impl From<v1::ProcessName> for ProcessName {
+    fn from(name: v1::ProcessName) -> Self {
+        ProcessName { job: JobId::named(name.job_id), generation: Generation(name.generation), index: name.index }
+    }
+}
+
+impl From<ProcessName> for v1::ProcessName {
+    fn from(name: ProcessName) -> Self {
+        v1::ProcessName { job_id: name.job.to_string(), generation: name.generation.0, index: name.index }
+    }
+}
+
+impl From<Order> for v1::AgentOrder {
+    fn from(order: Order) -> Self {
+        let order = match order {
+            Order::Start { process, token, processes } => {
+                v1::agent_order::Order::Start(v1::StartProcess { process: Some(process.into()), token, processes })
+            }
+            Order::Kill(process) => v1::agent_order::Order::Kill(process.into()),
+        };
+        v1::AgentOrder { order: Some(order) }
+    }
+}
+
+/// `None` for an order without content.
+pub(super) fn order(order: v1::AgentOrder) -> Option<Order> {
+    match order.order? {
+        v1::agent_order::Order::Start(start) => {
+            Some(Order::Start { process: start.process?.into(), token: start.token, processes: start.processes })
+        }
+        v1::agent_order::Order::Kill(process) => Some(Order::Kill(process.into())),
+    }
+}
+
+impl From<v1::Message> for Message {
+    fn from(message: v1::Message) -> Self {
+        let importance = match message.importance() {
+            v1::message::Importance::Debug => Importance::Debug,
+            v1::message::Importance::Detailed => Importance::Detailed,
+            v1::message::Importance::Unspecified | v1::message::Importance::Basic => Importance::Basic,
+            v1::message::Importance::Warning => Importance::Warning,
+        };
+        let time = UNIX_EPOCH + Duration::from_millis(u64::try_from(message.time).unwrap_or_default());
+        Message { importance, time, text: message.text }
+    }
+}
+
+impl From<Message> for v1::Message {
+    fn from(message: Message) -> Self {
+        let importance = match message.importance {
+            Importance::Debug => v1::message::Importance::Debug,
+            Importance::Detailed => v1::message::Importance::Detailed,
+            Importance::Basic => v1::message::Importance::Basic,
+            // The job's one error is the reason that it failed for, which is not sent as a message.
+            Importance::Warning | Importance::Error => v1::message::Importance::Warning,
+        };
+        let since: Duration = message.time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let time = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+        v1::Message { importance: importance.into(), time, text: message.text }
+    }
+}

@@ -1,0 +1,14 @@
+//! The control protocol between the service, its agents and its job processes: `ferrobeam.control.v1`.
+
+mod convert;
+mod joined;
+mod service;
+
+pub use joined::{JoinError, join};
+pub use service::ControlService;
+
+/// Generated messages and services.
+#[allow(missing_docs, unused_qualifications, unreachable_pub, clippy::all, clippy::pedantic, rustdoc::all)]
+pub mod v1 {
+    tonic::include_proto!("ferrobeam.control.v1");
+}

@@ -1,0 +1,227 @@
+//! One job: what was submitted, and what became of it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use ferrobeam_proto::pipeline::{MonitoringInfo, Pipeline};
+use prost::Message as _;
+use tokio::sync::watch;
+
+use super::{Event, EventLog, Importance, JobId, LogLimits, Message, Page, State};
+
+/// What a client handed in.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// The job's name.
+    pub name: String,
+    /// The pipeline options, as they came.
+    pub options: prost_types::Struct,
+    /// The pipeline, as it came.
+    pub pipeline: Arc<Pipeline>,
+}
+
+/// The metrics of a job, or of one of its processes.
+#[derive(Clone, Debug, Default)]
+pub struct JobMetrics {
+    /// Of bundles that succeeded.
+    pub committed: Vec<MonitoringInfo>,
+    /// Of bundles that are open, as far as it is known.
+    pub running: Vec<MonitoringInfo>,
+    /// How many bundles succeeded, by stage.
+    pub bundles: BTreeMap<String, u64>,
+}
+
+/// A job that was run. Shared by the calls about it and by its supervisor.
+#[derive(Debug)]
+pub struct Job {
+    id: JobId,
+    submission: Submission,
+    created: SystemTime,
+    size: usize,
+    shared: Mutex<Shared>,
+    changed: watch::Sender<u64>,
+    cancel: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: State,
+    since: SystemTime,
+    log: EventLog,
+    metrics: BTreeMap<u32, JobMetrics>,
+}
+
+impl Job {
+    /// A job that is about to start.
+    pub fn new(id: JobId, submission: Submission, prepared: SystemTime, limits: LogLimits) -> Job {
+        let mut log = EventLog::new(limits);
+        log.push(Event::State(State::Stopped, prepared));
+        let size = submission.pipeline.encoded_len() + submission.options.encoded_len();
+        let shared = Shared { state: State::Stopped, since: prepared, log, metrics: BTreeMap::new() };
+        Job {
+            id,
+            submission,
+            created: SystemTime::now(),
+            size,
+            shared: Mutex::new(shared),
+            changed: watch::Sender::new(0),
+            cancel: watch::Sender::new(false),
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &JobId {
+        &self.id
+    }
+
+    /// What was submitted.
+    pub fn submission(&self) -> &Submission {
+        &self.submission
+    }
+
+    /// When it was run.
+    pub fn created(&self) -> SystemTime {
+        self.created
+    }
+
+    /// Its state, and since when.
+    pub fn state(&self) -> (State, SystemTime) {
+        let shared = self.lock();
+        (shared.state, shared.since)
+    }
+
+    /// Enters a state, if the table of moves allows it.
+    pub fn enter(&self, state: State) -> bool {
+        self.enter_with(state, None)
+    }
+
+    /// Enters FAILED, with the reason before it: clients read up to the state and no further.
+    pub fn fail(&self, reason: impl Into<String>) -> bool {
+        self.enter_with(State::Failed, Some(Message::now(Importance::Error, reason)))
+    }
+
+    fn enter_with(&self, state: State, reason: Option<Message>) -> bool {
+        let mut shared = self.lock();
+        if !shared.state.may_become(state) {
+            return false;
+        }
+        if let Some(reason) = reason {
+            shared.log.push(Event::Message(reason));
+        }
+        let now = SystemTime::now();
+        shared.state = state;
+        shared.since = now;
+        shared.log.push(Event::State(state, now));
+        drop(shared);
+        self.wake();
+        true
+    }
+
+    /// Says something about the job.
+    pub fn say(&self, message: Message) {
+        self.lock().log.push(Event::Message(message));
+        self.wake();
+    }
+
+    /// Reads events from number `from` on.
+    pub fn read(&self, from: u64, limit: usize) -> Page {
+        self.lock().log.read(from, limit)
+    }
+
+    /// Changes whenever the state does or something is said. What was read after subscribing is followed by a change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn wake(&self) {
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    /// Asks the supervisor to stop the job.
+    pub fn cancel(&self) {
+        self.cancel.send_replace(true);
+    }
+
+    /// Becomes true when the job is to stop.
+    pub fn cancelled(&self) -> watch::Receiver<bool> {
+        self.cancel.subscribe()
+    }
+
+    /// Replaces the metrics of one process.
+    pub fn set_metrics(&self, process: u32, metrics: JobMetrics) {
+        self.lock().metrics.insert(process, metrics);
+    }
+
+    /// The metrics of each process.
+    pub fn metrics(&self) -> Vec<JobMetrics> {
+        self.lock().metrics.values().cloned().collect()
+    }
+
+    /// Roughly the bytes that the record holds.
+    pub fn size(&self) -> usize {
+        let shared = self.lock();
+        let metrics: usize =
+            shared.metrics.values().flat_map(|m| m.committed.iter().chain(&m.running)).map(|i| i.encoded_len()).sum();
+        self.size + shared.log.bytes() + metrics
+    }
+
+    /// A panic while the lock is held leaves nothing half done that matters more than an answer.
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job() -> Job {
+        let submission = Submission {
+            name: "test".into(),
+            options: prost_types::Struct::default(),
+            pipeline: Arc::new(Pipeline::default()),
+        };
+        Job::new(JobId::named("test-1"), submission, SystemTime::now(), LogLimits::default())
+    }
+
+    #[test]
+    fn the_reason_stands_before_the_state() {
+        let job = job();
+        assert!(job.enter(State::Starting));
+        assert!(job.fail("because"));
+        let events: Vec<String> = job
+            .read(0, 100)
+            .events
+            .into_iter()
+            .map(|(_, event)| match event {
+                Event::State(state, _) => state.to_string(),
+                Event::Message(message) => message.text,
+            })
+            .collect();
+        assert_eq!(events, ["STOPPED", "STARTING", "because", "FAILED"]);
+    }
+
+    #[test]
+    fn a_job_that_ended_stays_as_it_ended() {
+        let job = job();
+        assert!(job.enter(State::Starting) && job.enter(State::Running) && job.enter(State::Done));
+        let events = job.read(0, 100);
+        assert!(!job.fail("too late"));
+        assert!(!job.enter(State::Cancelling));
+        assert_eq!(job.state().0, State::Done);
+        assert_eq!(job.read(0, 100), events);
+    }
+
+    #[test]
+    fn a_reader_is_woken_by_what_it_has_not_read() {
+        let job = job();
+        let mut changes = job.changes();
+        assert!(!changes.has_changed().expect("the job lives"));
+        job.say(Message::now(Importance::Basic, "hello"));
+        assert!(changes.has_changed().expect("the job lives"));
+        changes.mark_unchanged();
+        assert!(job.enter(State::Starting));
+        assert!(changes.has_changed().expect("the job lives"));
+    }
+}

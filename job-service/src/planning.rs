@@ -1,0 +1,10 @@
+//! From a submitted pipeline to its plan, or to everything that is wrong with it.
+
+use ferrobeam_proto::pipeline as pb;
+use ferrobeam_runner::pipeline::{Pipeline, Refusal};
+use ferrobeam_runner::plan::{self, Plan, PlanOptions};
+
+/// Validates and plans.
+pub fn plan(pipeline: &pb::Pipeline) -> Result<Plan, Refusal> {
+    plan::build(&Pipeline::new(pipeline.clone())?, &PlanOptions::default())
+}

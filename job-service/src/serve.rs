@@ -1,0 +1,316 @@
+//! The job service as a whole: its listeners, its supervisor, and an agent of its own.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrobeam_proto::job::artifact_retrieval_service_server::ArtifactRetrievalServiceServer;
+use ferrobeam_proto::job::artifact_staging_service_server::ArtifactStagingServiceServer;
+use ferrobeam_proto::job::job_service_server::JobServiceServer;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::agent::{Agent, AgentConfig};
+use crate::api::JobApi;
+use crate::artifacts::{Retrieval, RetrievalGrants, StagingService, Store, StoreError};
+use crate::control::ControlService;
+use crate::control::v1::control_server::ControlServer;
+use crate::job::{Jobs, Retention};
+use crate::supervisor::{Agents, Supervisor, SupervisorConfig};
+
+/// How a job service is set up. [`ServiceConfig::default`] listens on free ports of the loopback address.
+#[derive(Clone, Debug)]
+pub struct ServiceConfig {
+    /// Where to listen: a host name or an address.
+    pub host: String,
+    /// The port of the Job API and of everything else; 0 takes any free one.
+    pub job_port: u16,
+    /// The port that clients are sent to to stage artifacts, which serves the same; 0 takes any free one.
+    pub artifact_port: u16,
+    /// The host under which clients and other machines reach the service; `None`: `host`, or this machine's name when
+    /// `host` stands for every address.
+    pub advertised_host: Option<String>,
+    /// Where artifacts are kept; `None`: in a temporary folder, removed at the end.
+    pub artifacts_dir: Option<PathBuf>,
+    /// Where temporary folders are made; `None`: where the system says.
+    pub temp_dir: Option<PathBuf>,
+    /// What agents from other machines have to show; `None`: there are none.
+    pub join_token: Option<String>,
+    /// How many job processes this machine takes; 0 leaves all to agents that join.
+    pub capacity: usize,
+    /// How many idle job processes to keep for jobs to come.
+    pub spares: usize,
+    /// The binary of job processes.
+    pub program: PathBuf,
+    /// How jobs are run.
+    pub supervisor: SupervisorConfig,
+    /// What is kept of jobs that ended.
+    pub retention: Retention,
+}
+
+impl Default for ServiceConfig {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        ServiceConfig {
+            host: "localhost".to_owned(),
+            job_port: 0,
+            artifact_port: 0,
+            advertised_host: None,
+            artifacts_dir: None,
+            temp_dir: None,
+            join_token: None,
+            capacity: 64,
+            spares: 1,
+            program: AgentConfig::this_program(),
+            supervisor: SupervisorConfig {
+                max_running_jobs: 16,
+                processes: NonZeroUsize::MIN,
+                workers: cores,
+                memory: default_memory(),
+                grace: Duration::from_secs(15),
+                attach_timeout: Duration::from_secs(60),
+            },
+            retention: Retention::default(),
+        }
+    }
+}
+
+/// A quarter of the machine's memory, and at most 512 MiB: what is buffered is not all that a process holds, and
+/// several may run beside each other and beside the harnesses.
+pub fn default_memory() -> u64 {
+    const MOST: u64 = 512 << 20;
+    const LEAST: u64 = 64 << 20;
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = total.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kib.map_or(MOST, |kib| (kib * 1024 / 4).clamp(LEAST, MOST))
+}
+
+/// Why a service does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The host's name is unknown.
+    #[error("cannot find an address for host {host:?}: {source}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An address is taken, or not this machine's.
+    #[error("cannot listen on {address}: {source}; choose another port with --{flag}, or 0 for any free one")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The flag that chooses it.
+        flag: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The artifact store cannot be opened.
+    #[error(transparent)]
+    Artifacts(#[from] StoreError),
+    /// No temporary folder can be made.
+    #[error("cannot make a temporary folder in {}: {source}", dir.display())]
+    TempDir {
+        /// Where.
+        dir: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A running job service.
+#[derive(Debug)]
+pub struct Service {
+    job_address: SocketAddr,
+    artifact_address: SocketAddr,
+    endpoint: String,
+    jobs: Arc<Jobs>,
+    supervisor: Arc<Supervisor>,
+    stop: watch::Sender<bool>,
+    servers: Vec<JoinHandle<()>>,
+    agent: Option<(JoinHandle<()>, mpsc::Sender<crate::agent::Order>)>,
+    _temp: tempfile::TempDir,
+}
+
+impl Service {
+    /// Starts it. It serves when this returns.
+    pub async fn start(config: ServiceConfig) -> Result<Service, ServeError> {
+        let ip = resolve(&config.host).await?;
+        let job = listen(ip, config.job_port, "job-port").await?;
+        let artifact = listen(ip, config.artifact_port, "artifact-port").await?;
+        let (job, job_address) = job;
+        let (artifact, artifact_address) = artifact;
+        let advertised = advertised_host(&config, ip);
+        let endpoint = host_port(&advertised, job_address.port());
+        let temp = temp_dir(config.temp_dir.as_deref())?;
+        let store_dir = config.artifacts_dir.clone().unwrap_or_else(|| temp.path().join("artifacts"));
+        let store = Store::open(store_dir)?;
+
+        let jobs = Arc::new(Jobs::new(config.retention));
+        let grants = Arc::new(RetrievalGrants::default());
+        let agents = Arc::new(Agents::default());
+        let supervisor = Supervisor::new(config.supervisor.clone(), Arc::clone(&jobs), agents, Arc::clone(&grants));
+        let supervisor = Arc::new(supervisor);
+        let api =
+            JobApi::new(Arc::clone(&jobs), Arc::clone(&supervisor), host_port(&advertised, artifact_address.port()));
+        let staging = StagingService::new(Arc::clone(&jobs), store.clone());
+        let control = ControlService::new(Arc::clone(&supervisor), config.join_token.clone());
+        let routes = Routes::new(JobServiceServer::new(api).max_decoding_message_size(usize::MAX))
+            .add_service(ArtifactStagingServiceServer::new(staging).max_decoding_message_size(usize::MAX))
+            .add_service(ArtifactRetrievalServiceServer::new(Retrieval::new(store, grants)))
+            .add_service(ControlServer::new(control).max_decoding_message_size(usize::MAX))
+            .prepare();
+
+        let (stop, stopped) = watch::channel(false);
+        let servers =
+            [job, artifact].map(|l| tokio::spawn(serve(l, routes.clone(), stopped.clone()))).into_iter().collect();
+        let agent = (config.capacity > 0).then(|| {
+            let own = AgentConfig {
+                program: config.program.clone(),
+                service: format!("http://{}", host_port(&reachable(ip).to_string(), job_address.port())),
+                host: if ip.is_loopback() { crate::agent::LOOPBACK.to_owned() } else { advertised.clone() },
+                work_root: temp.path().to_owned(),
+                spares: config.spares,
+            };
+            start_agent(own, config.capacity, &supervisor)
+        });
+        Ok(Service { job_address, artifact_address, endpoint, jobs, supervisor, stop, servers, agent, _temp: temp })
+    }
+
+    /// Where the Job API listens.
+    pub fn job_address(&self) -> SocketAddr {
+        self.job_address
+    }
+
+    /// Where artifacts are staged.
+    pub fn artifact_address(&self) -> SocketAddr {
+        self.artifact_address
+    }
+
+    /// The job endpoint as clients name it, HOST:PORT.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Its jobs.
+    pub fn jobs(&self) -> &Arc<Jobs> {
+        &self.jobs
+    }
+
+    /// What runs them.
+    pub fn supervisor(&self) -> &Arc<Supervisor> {
+        &self.supervisor
+    }
+
+    /// Cancels all jobs, ends all processes, and removes what is temporary.
+    pub async fn stop(mut self) {
+        self.supervisor.stop().await;
+        if let Some((agent, orders)) = self.agent.take() {
+            drop(orders);
+            for id in self.supervisor.agents().ids() {
+                self.supervisor.agents().leave(id);
+            }
+            let _ = agent.await;
+        }
+        self.stop.send_replace(true);
+        for mut server in self.servers.drain(..) {
+            // Clients that follow a stream to its end have had it; one that keeps its connection does not hold us.
+            if tokio::time::timeout(Duration::from_millis(500), &mut server).await.is_err() {
+                server.abort();
+            }
+        }
+    }
+}
+
+fn start_agent(
+    config: AgentConfig,
+    capacity: usize,
+    supervisor: &Arc<Supervisor>,
+) -> (JoinHandle<()>, mpsc::Sender<crate::agent::Order>) {
+    let (orders, taken) = mpsc::channel(capacity.max(64));
+    let (ended, mut ends) = mpsc::unbounded_channel();
+    let agents = Arc::clone(supervisor.agents());
+    let id = agents.join(config.host.clone(), capacity, orders.clone());
+    let running = tokio::spawn(Agent::new(config).run(taken, ended));
+    tokio::spawn(async move {
+        while let Some(end) = ends.recv().await {
+            agents.ended(id, end);
+        }
+    });
+    (running, orders)
+}
+
+async fn serve(listener: TcpListener, routes: Routes, mut stopped: watch::Receiver<bool>) {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let server = Server::builder()
+        // A client that is gone without a word is noticed, and what is kept for it is let go.
+        .http2_keepalive_interval(Some(Duration::from_secs(60)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(30)))
+        // Artifacts come in large pieces.
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(16 << 20)
+        .add_routes(routes);
+    let stop = async move {
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    if let Err(error) = server.serve_with_incoming_shutdown(incoming, stop).await {
+        tracing::error!(%error, "a listener of the job service ended");
+    }
+}
+
+async fn resolve(host: &str) -> Result<IpAddr, ServeError> {
+    let failed = |source| ServeError::Resolve { host: host.to_owned(), source };
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, 0)).await.map_err(failed)?.collect();
+    // Names such as localhost have both kinds, and some clients try only the older.
+    let address = addresses.iter().find(|a| a.is_ipv4()).or(addresses.first());
+    let none = || failed(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
+    address.map(SocketAddr::ip).ok_or_else(none)
+}
+
+async fn listen(ip: IpAddr, port: u16, flag: &'static str) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let address = SocketAddr::new(ip, port);
+    let failed = |source| ServeError::Listen { address, flag, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+fn temp_dir(parent: Option<&std::path::Path>) -> Result<tempfile::TempDir, ServeError> {
+    let parent = parent.map_or_else(std::env::temp_dir, ToOwned::to_owned);
+    let made = tempfile::Builder::new().prefix("ferrobeam-").tempdir_in(&parent);
+    made.map_err(|source| ServeError::TempDir { dir: parent, source })
+}
+
+fn advertised_host(config: &ServiceConfig, ip: IpAddr) -> String {
+    if let Some(host) = &config.advertised_host {
+        return host.clone();
+    }
+    if !ip.is_unspecified() {
+        return config.host.clone();
+    }
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Where this machine itself finds a listener.
+fn reachable(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
+        ip => ip,
+    }
+}
+
+fn host_port(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}

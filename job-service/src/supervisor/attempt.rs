@@ -1,0 +1,322 @@
+//! One attempt to run a job: its processes from their start to their end.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
+
+use super::SupervisorConfig;
+use super::agents::{Agents, Place};
+use crate::agent::ProcessName;
+use crate::control::v1;
+use crate::job::{Generation, Job, State};
+use crate::options::JobOptions;
+
+/// What moves a job.
+#[derive(Debug)]
+pub(super) enum Signal {
+    Attached {
+        index: u32,
+        cluster_address: String,
+        orders: mpsc::Sender<v1::ProcessOrder>,
+    },
+    Started {
+        index: u32,
+    },
+    Completed {
+        index: u32,
+    },
+    Failed {
+        index: u32,
+        message: String,
+    },
+    /// The process is gone. That its connection is gone says less: one that lost the service ends by itself.
+    Ended {
+        index: u32,
+        how: String,
+    },
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Done,
+    Failed(String),
+    Cancelled,
+}
+
+/// All that the processes are sent but their addresses.
+#[derive(Debug)]
+pub(super) struct Deployable(v1::Deployment);
+
+impl Deployable {
+    pub(super) fn new(
+        job: &Job,
+        options: &JobOptions,
+        plan: Vec<u8>,
+        workers: usize,
+        memory: u64,
+        retrieval_token: &str,
+    ) -> Deployable {
+        let submission = job.submission();
+        Deployable(v1::Deployment {
+            job_id: job.id().to_string(),
+            job_name: submission.name.clone(),
+            pipeline_options: Some(submission.options.clone()),
+            plan: plan.into(),
+            cluster_addresses: Vec::new(),
+            workers: u32::try_from(workers).unwrap_or(u32::MAX),
+            memory,
+            retrieval_token: retrieval_token.to_owned(),
+            limits: Some(v1::Limits {
+                max_bundle_elements: options.max_bundle_size.map_or(0, |n| n.get() as u64),
+                bundle_attempts: options.retries.map_or(0, |n| n.saturating_add(1)),
+                retry_delay_millis: options.retry_delay.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+            }),
+            environments: Some(v1::Environments {
+                sdk_worker_parallelism: options.sdk_worker_parallelism,
+                retain_docker_containers: options.retain_docker_containers,
+            }),
+        })
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    job: Arc<Job>,
+    generation: Generation,
+    agents: Arc<Agents>,
+    config: SupervisorConfig,
+    signals: mpsc::UnboundedReceiver<Signal>,
+    deployable: Deployable,
+    processes: Vec<Process>,
+    started: BTreeSet<u32>,
+    completed: BTreeSet<u32>,
+    /// Given back when the processes are gone.
+    _slot: OwnedSemaphorePermit,
+}
+
+#[derive(Debug, Default)]
+struct Process {
+    cluster_address: String,
+    orders: Option<mpsc::Sender<v1::ProcessOrder>>,
+    ended: bool,
+}
+
+/// What the attempt waits for.
+enum Phase {
+    /// That every process attaches.
+    Attaching(Instant),
+    /// That every process completes.
+    Working,
+    /// That every process ends by itself, as it was asked to.
+    Stopping(Instant, Outcome),
+    /// That every process ends, as it was made to.
+    Killed(Outcome),
+}
+
+impl Attempt {
+    pub(super) fn new(
+        job: Arc<Job>,
+        generation: Generation,
+        agents: Arc<Agents>,
+        config: SupervisorConfig,
+        signals: mpsc::UnboundedReceiver<Signal>,
+        deployable: Deployable,
+        slot: OwnedSemaphorePermit,
+    ) -> Attempt {
+        Attempt {
+            job,
+            generation,
+            agents,
+            config,
+            signals,
+            deployable,
+            processes: Vec::new(),
+            started: BTreeSet::new(),
+            completed: BTreeSet::new(),
+            _slot: slot,
+        }
+    }
+
+    pub(super) fn start(&mut self, places: Vec<Place>, token: &str, signals: &mpsc::UnboundedSender<Signal>) {
+        let count = u32::try_from(places.len()).unwrap_or(u32::MAX);
+        for (index, place) in (0..).zip(places) {
+            self.processes.push(Process::default());
+            let signals = signals.clone();
+            let on_end = Box::new(move |how| {
+                // The attempt is given up only when every process has ended.
+                let _ = signals.send(Signal::Ended { index, how });
+            });
+            place.start(self.name(index), token.to_owned(), count, on_end);
+        }
+    }
+
+    fn name(&self, index: u32) -> ProcessName {
+        ProcessName { job: self.job.id().clone(), generation: self.generation, index }
+    }
+
+    /// Runs to the end of the job. After [`Outcome::Done`] processes may still be on their way out.
+    pub(super) async fn run(&mut self) -> Outcome {
+        let mut cancelled = self.job.cancelled();
+        let mut phase = Phase::Attaching(Instant::now() + self.config.attach_timeout);
+        loop {
+            let deadline = match &phase {
+                Phase::Attaching(deadline) | Phase::Stopping(deadline, _) => Some(*deadline),
+                Phase::Working | Phase::Killed(_) => None,
+            };
+            let asked = matches!(phase, Phase::Attaching(_) | Phase::Working);
+            phase = tokio::select! {
+                signal = self.signals.recv() => match signal {
+                    Some(signal) => self.take(signal, phase),
+                    // The job's entry for attaching holds a sender until this returns.
+                    None => return Outcome::Failed("the job's processes are gone".to_owned()),
+                },
+                _ = cancelled.wait_for(|cancelled| *cancelled), if asked => self.stop(Outcome::Cancelled),
+                () = until(deadline) => match phase {
+                    Phase::Attaching(_) => self.kill(Outcome::Failed(self.absent())),
+                    Phase::Stopping(_, outcome) => self.kill(outcome),
+                    other => other,
+                },
+            };
+            phase = match phase {
+                Phase::Attaching(_) if self.processes.iter().all(|p| p.orders.is_some()) => {
+                    self.deploy();
+                    Phase::Working
+                }
+                Phase::Working if self.completed.len() == self.processes.len() => return Outcome::Done,
+                Phase::Stopping(_, outcome) | Phase::Killed(outcome) if self.all_ended() => return outcome,
+                other => other,
+            };
+        }
+    }
+
+    fn take(&mut self, signal: Signal, phase: Phase) -> Phase {
+        match signal {
+            Signal::Attached { index, cluster_address, orders } => {
+                if let Phase::Stopping(..) = phase {
+                    let _ = orders.try_send(stop_order());
+                }
+                if let Some(process) = self.processes.get_mut(index as usize) {
+                    process.cluster_address = cluster_address;
+                    process.orders = Some(orders);
+                }
+                phase
+            }
+            Signal::Started { index } => {
+                self.started.insert(index);
+                if self.started.len() == self.processes.len() {
+                    self.job.enter(State::Running);
+                }
+                phase
+            }
+            Signal::Completed { index } => {
+                self.completed.insert(index);
+                phase
+            }
+            Signal::Failed { index, message } => match phase {
+                Phase::Attaching(_) | Phase::Working => {
+                    tracing::debug!(job = %self.job.id(), index, "a process reports that its job failed");
+                    self.stop(Outcome::Failed(message))
+                }
+                other => other,
+            },
+            Signal::Ended { index, how } => {
+                if let Some(process) = self.processes.get_mut(index as usize) {
+                    process.ended = true;
+                    process.orders = None;
+                }
+                match phase {
+                    Phase::Attaching(_) | Phase::Working if !self.completed.contains(&index) => {
+                        let of = match self.processes.len() {
+                            1 => "the job's process".to_owned(),
+                            count => format!("process {index} of the job's {count}"),
+                        };
+                        self.stop(Outcome::Failed(format!("{of} {how}")))
+                    }
+                    other => other,
+                }
+            }
+        }
+    }
+
+    fn deploy(&self) {
+        let mut deployment = self.deployable.0.clone();
+        deployment.cluster_addresses = self.processes.iter().map(|p| p.cluster_address.clone()).collect();
+        for orders in self.processes.iter().filter_map(|p| p.orders.as_ref()) {
+            // The first of two orders always finds room; a process that is gone is heard of.
+            let order = v1::process_order::Order::Deployment(deployment.clone());
+            let _ = orders.try_send(v1::ProcessOrder { order: Some(order) });
+        }
+    }
+
+    /// Asks every process to stop.
+    fn stop(&self, outcome: Outcome) -> Phase {
+        for (index, process) in (0..).zip(&self.processes).filter(|(_, p)| !p.ended) {
+            match &process.orders {
+                Some(orders) => {
+                    let _ = orders.try_send(stop_order());
+                }
+                // It has not attached, so it has nothing to tear down.
+                None => self.agents.kill(&self.name(index)),
+            }
+        }
+        Phase::Stopping(Instant::now() + self.config.grace, outcome)
+    }
+
+    fn kill(&self, outcome: Outcome) -> Phase {
+        for (index, _) in (0..).zip(&self.processes).filter(|(_, p)| !p.ended) {
+            tracing::warn!(process = %self.name(index), "does not stop when asked to, and is killed");
+            self.agents.kill(&self.name(index));
+        }
+        Phase::Killed(outcome)
+    }
+
+    fn all_ended(&self) -> bool {
+        self.processes.iter().all(|process| process.ended)
+    }
+
+    fn absent(&self) -> String {
+        let absent: Vec<String> = (0..)
+            .zip(&self.processes)
+            .filter(|(_, p)| p.orders.is_none())
+            .map(|(i, _): (u32, _)| i.to_string())
+            .collect();
+        format!(
+            "process {} of the job did not come to the service within {} s of being started; see the logs of its agent",
+            absent.join(", "),
+            self.config.attach_timeout.as_secs()
+        )
+    }
+
+    /// Waits for the processes' end, and enforces it.
+    pub(super) async fn reap(mut self) {
+        let mut grace = Some(Instant::now() + self.config.grace);
+        while !self.all_ended() {
+            tokio::select! {
+                signal = self.signals.recv() => match signal {
+                    Some(signal) => { self.take(signal, Phase::Killed(Outcome::Done)); }
+                    None => return,
+                },
+                () = until(grace) => {
+                    self.kill(Outcome::Done);
+                    grace = None;
+                }
+            }
+        }
+    }
+}
+
+fn stop_order() -> v1::ProcessOrder {
+    v1::ProcessOrder { order: Some(v1::process_order::Order::Stop(v1::Stop {})) }
+}
+
+/// Never, without a deadline.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending::<()>().await,
+    }
+}
