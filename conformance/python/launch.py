@@ -1,6 +1,6 @@
-"""Beam's own examples through `ferrobeam run`, unchanged: what a first user does.
+"""Beam's own examples, and an ordinary Java pipeline, through `ferrobeam run`: what a first user does.
 
-FERROBEAM is the program, GO_WORDCOUNT Beam's Go wordcount, compiled. Each run starts a service of its own.
+FERROBEAM is the program, GO_WORDCOUNT Beam's Go wordcount, compiled, JAVA_CLASS_PATH where the Java SDK and Words are. Each run starts a service of its own.
 """
 import collections
 import glob
@@ -44,7 +44,10 @@ class Launch(unittest.TestCase):
     """Runs a wordcount and reads what it wrote."""
     with tempfile.TemporaryDirectory() as folder:
       self.ferrobeam_run(command + ['--input', str(TEXT), '--output', folder + '/counts'] + list(flags))
-      lines = [line for name in glob.glob(folder + '/counts*') for line in pathlib.Path(name).read_text().splitlines()]
+      return self.read(folder)
+
+  def read(self, folder):
+    lines = [line for name in glob.glob(folder + '/counts*') for line in pathlib.Path(name).read_text().splitlines()]
     counts = dict(line.rsplit(': ', 1) for line in lines)
     self.assertEqual(len(counts), len(lines), 'a word was counted twice')
     return {word: int(count) for word, count in counts.items()}
@@ -61,6 +64,13 @@ class Launch(unittest.TestCase):
 
   def test_go_wordcount(self):
     self.assertEqual(self.counts([os.environ['GO_WORDCOUNT']]), self.expected(r"[a-zA-Z]+(?:'[a-z])?"))
+
+  def test_java_words(self):
+    command = ['java', '-Dorg.slf4j.simpleLogger.defaultLogLevel=error', '-cp', os.environ['JAVA_CLASS_PATH'], 'Words']
+    # Java's flags know one form only.
+    with tempfile.TemporaryDirectory() as folder:
+      self.ferrobeam_run(command + ['--input=%s' % TEXT, '--output=%s/counts' % folder])
+      self.assertEqual(self.read(folder), self.expected('[a-zA-Z]+'))
 
   def test_failure_reaches_the_user(self):
     output = self.ferrobeam_run([sys.executable, '-c', FAILING], expected='failure')

@@ -98,7 +98,8 @@ pub fn prepare(suite: Suite, target: &Target, lanes: usize, logs: &Path) -> Resu
             let program = target.program.as_ref().context("the suite launch needs --serve: it runs that program")?;
             let program = program.canonicalize().with_context(|| format!("{} is not there", program.display()))?;
             let wordcount = GoKit::example("wordcount")?;
-            let env = vec![("FERROBEAM", program), ("GO_WORDCOUNT", wordcount)];
+            let class_path = JavaKit::ready()?.class_path.into();
+            let env = vec![("FERROBEAM", program), ("GO_WORDCOUNT", wordcount), ("JAVA_CLASS_PATH", class_path)];
             python_lanes("launch", target, lanes, logs, env)
         }
         Suite::Go => go(target, lanes, logs),

@@ -134,7 +134,8 @@ impl GoKit {
 pub struct JavaKit {
     /// The jar of the SDK's tests.
     pub tests: String,
-    class_path: String,
+    /// Where the driver, our own pipeline, the SDK and what it needs are.
+    pub class_path: String,
 }
 
 impl JavaKit {
@@ -156,14 +157,11 @@ impl JavaKit {
             say_and_run("downloading the Java SDK's tests and harness", &mut command)
                 .context("Maven and JDK 17 or newer are needed (Debian: apt-get install maven default-jdk-headless)")
         })?;
-        cache::once(&folder, "classes", &read(&source.join("Lane.java"))?, || {
+        let sources = ["Lane.java", "Words.java"].map(|name| source.join(name));
+        let recipe = sources.iter().map(|path| read(path)).collect::<Result<String>>()?;
+        cache::once(&folder, "classes", &recipe, || {
             let mut command = Command::new("javac");
-            command
-                .arg("-cp")
-                .arg(format!("{}/*", jars.display()))
-                .arg("-d")
-                .arg(&classes)
-                .arg(source.join("Lane.java"));
+            command.arg("-cp").arg(format!("{}/*", jars.display())).arg("-d").arg(&classes).args(&sources);
             say_and_run("compiling the Java driver", &mut command)
         })?;
         let tests = fs::read_dir(&jars)
