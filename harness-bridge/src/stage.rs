@@ -1,6 +1,6 @@
 //! A stage of the plan made ready for harnesses: its descriptor with our endpoints in it, its ports by name.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 use ferrobeam_proto::fn_execution::process_bundle_request::{CacheToken, cache_token};
@@ -66,13 +66,13 @@ impl Stage {
             id,
             name: stage.name.clone(),
             environment: stage.environment,
-            descriptor_id,
             descriptor,
             input: stage.input.transform.clone(),
             output_ports: outputs.iter().cloned().zip(0..).collect(),
             outputs,
-            cache_tokens: cache_tokens(stage, generation),
+            cache_tokens: cache_tokens(stage, &descriptor_id),
             transform_names: stage.transforms.iter().cloned().collect(),
+            descriptor_id,
         })
     }
 
@@ -87,14 +87,13 @@ impl Stage {
     }
 }
 
-fn cache_tokens(stage: &plan::Stage, generation: &str) -> Vec<CacheToken> {
-    // A transform may have one side input read in two windows' worth of ways; each name gets one token.
-    let names: BTreeMap<(&str, &str), ()> =
-        stage.side_inputs.iter().map(|side| ((side.transform.as_str(), side.local_name.as_str()), ())).collect();
+fn cache_tokens(stage: &plan::Stage, token: &str) -> Vec<CacheToken> {
+    let names: BTreeSet<(&str, &str)> =
+        stage.side_inputs.iter().map(|side| (side.transform.as_str(), side.local_name.as_str())).collect();
     names
-        .into_keys()
+        .into_iter()
         .map(|(transform, local_name)| CacheToken {
-            token: Bytes::copy_from_slice(generation.as_bytes()),
+            token: Bytes::copy_from_slice(token.as_bytes()),
             r#type: Some(cache_token::Type::SideInput(cache_token::SideInput {
                 transform_id: transform.to_owned(),
                 side_input_id: local_name.to_owned(),

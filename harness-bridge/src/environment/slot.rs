@@ -206,10 +206,14 @@ impl Running {
 
     /// Ends a lost harness, tells what waits on it, and returns what is to be said of it.
     async fn bury(mut self, shared: &Shared, why: String) -> String {
-        let reason = match timeout(LAST_BREATH, self.host.exited()).await {
-            Ok(how) if how == why => how,
-            Ok(how) => format!("{why}; {how}"),
-            Err(_) => why,
+        let reason = match &mut self.host {
+            Host::Process(process) => match timeout(LAST_BREATH, process.exited()).await {
+                Ok(how) if how == why => how,
+                Ok(how) => format!("{why}; {how}"),
+                Err(_) => why,
+            },
+            // Nothing more will be known of it.
+            Host::External(_) => why,
         };
         self.harness.end(reason.as_str());
         shared.harnesses.retire(&self.harness.id);

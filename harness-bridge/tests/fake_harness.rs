@@ -1,0 +1,467 @@
+//! Harnesses made of tonic clients: what SDKs may do that Python's does not, and what no SDK may do.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ferrobeam_harness_bridge::Bridge;
+use ferrobeam_proto::fn_execution::beam_fn_control_client::BeamFnControlClient;
+use ferrobeam_proto::fn_execution::beam_fn_data_client::BeamFnDataClient;
+use ferrobeam_proto::fn_execution::beam_fn_external_worker_pool_server::{
+    BeamFnExternalWorkerPool, BeamFnExternalWorkerPoolServer,
+};
+use ferrobeam_proto::fn_execution::beam_fn_state_client::BeamFnStateClient;
+use ferrobeam_proto::fn_execution::elements::Data;
+use ferrobeam_proto::fn_execution::instruction_request::Request as Instruction;
+use ferrobeam_proto::fn_execution::instruction_response::Response as Answer;
+use ferrobeam_proto::fn_execution::provision_service_client::ProvisionServiceClient;
+use ferrobeam_proto::fn_execution::{
+    BundleApplication, DelayedBundleApplication, Elements, GetProcessBundleDescriptorRequest, GetProvisionInfoRequest,
+    InstructionRequest, InstructionResponse, MonitoringInfosMetadataResponse, ProcessBundleDescriptor,
+    ProcessBundleRequest, ProcessBundleResponse, RemoteGrpcPort, StartWorkerRequest, StartWorkerResponse, StateKey,
+    StateRequest, StateResponse, StopWorkerRequest, StopWorkerResponse, state_key, state_request,
+};
+use ferrobeam_proto::pipeline::{Environment, FunctionSpec, MonitoringInfo, PTransform};
+use ferrobeam_proto::urns::fn_api_transforms::{DATA_SINK, DATA_SOURCE};
+use ferrobeam_proto::urns::standard_protocols::CONTROL_REQUEST_ELEMENTS_EMBEDDING;
+use ferrobeam_runner::executor::{BundleError, Fault};
+use ferrobeam_runner::time::Timestamp;
+use prost::Message;
+use support::*;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Server};
+use tonic::{Code, Request, Response, Status, Streaming};
+
+/// A worker pool that passes on what it is asked to start.
+struct Pool {
+    starts: mpsc::Sender<StartWorkerRequest>,
+    refusal: String,
+}
+
+#[tonic::async_trait]
+impl BeamFnExternalWorkerPool for Pool {
+    async fn start_worker(
+        &self,
+        request: Request<StartWorkerRequest>,
+    ) -> Result<Response<StartWorkerResponse>, Status> {
+        self.starts.send(request.into_inner()).await.unwrap();
+        Ok(Response::new(StartWorkerResponse { error: self.refusal.clone() }))
+    }
+
+    async fn stop_worker(&self, _: Request<StopWorkerRequest>) -> Result<Response<StopWorkerResponse>, Status> {
+        Ok(Response::new(StopWorkerResponse::default()))
+    }
+}
+
+async fn pool(refusal: &str) -> (String, mpsc::Receiver<StartWorkerRequest>, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (starts, started) = mpsc::channel(16);
+    let service = BeamFnExternalWorkerPoolServer::new(Pool { starts, refusal: refusal.into() });
+    let serving = tokio::spawn(async move {
+        Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
+    });
+    (address, started, serving)
+}
+
+/// A harness under the test's control.
+struct Fake {
+    channel: Channel,
+    worker_id: String,
+    instructions: Streaming<InstructionRequest>,
+    responses: mpsc::Sender<InstructionResponse>,
+}
+
+impl Fake {
+    async fn start(started: &mut mpsc::Receiver<StartWorkerRequest>) -> Fake {
+        let start = started.recv().await.unwrap();
+        let channel = connect(&start).await;
+        let (responses, stream) = mpsc::channel(16);
+        let request = with_id(&start.worker_id, ReceiverStream::new(stream));
+        let instructions = BeamFnControlClient::new(channel.clone()).control(request).await.unwrap().into_inner();
+        Fake { channel, worker_id: start.worker_id, instructions, responses }
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        with_id(&self.worker_id, message)
+    }
+
+    async fn instruction(&mut self) -> (String, Instruction) {
+        let instruction = self.instructions.message().await.unwrap().expect("the bridge has more to say");
+        (instruction.instruction_id, instruction.request.unwrap())
+    }
+
+    async fn bundle(&mut self) -> (String, ProcessBundleRequest) {
+        match self.instruction().await {
+            (id, Instruction::ProcessBundle(bundle)) => (id, bundle),
+            other => panic!("{other:?} instead of a bundle"),
+        }
+    }
+
+    async fn data(&self) -> (mpsc::Sender<Elements>, Streaming<Elements>) {
+        let (outputs, stream) = mpsc::channel(16);
+        let request = self.request(ReceiverStream::new(stream));
+        let inputs = BeamFnDataClient::new(self.channel.clone()).data(request).await.unwrap().into_inner();
+        (outputs, inputs)
+    }
+
+    async fn state(&self) -> (mpsc::Sender<StateRequest>, Streaming<StateResponse>) {
+        let (requests, stream) = mpsc::channel(16);
+        let request = self.request(ReceiverStream::new(stream));
+        (requests, BeamFnStateClient::new(self.channel.clone()).state(request).await.unwrap().into_inner())
+    }
+
+    async fn answer(&self, id: &str, answer: Answer) {
+        let response = InstructionResponse { instruction_id: id.into(), error: String::new(), response: Some(answer) };
+        self.responses.send(response).await.unwrap();
+    }
+
+    async fn done(&self, id: &str) {
+        self.answer(id, Answer::ProcessBundle(ProcessBundleResponse::default())).await;
+    }
+}
+
+async fn connect(start: &StartWorkerRequest) -> Channel {
+    let url = &start.control_endpoint.as_ref().unwrap().url;
+    Channel::from_shared(format!("http://{url}")).unwrap().connect().await.unwrap()
+}
+
+fn with_id<T>(worker_id: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("worker_id", MetadataValue::try_from(worker_id).unwrap());
+    request
+}
+
+fn output(id: &str, transform: &str, data: Vec<u8>, is_last: bool) -> Elements {
+    let data = Data { instruction_id: id.into(), transform_id: transform.into(), data: Bytes::from(data), is_last };
+    Elements { data: vec![data], timers: vec![] }
+}
+
+/// A stage of a source and a sink, which is all that the bridge looks at.
+fn stage() -> TestStage {
+    let port = |urn: &str| PTransform {
+        spec: Some(FunctionSpec {
+            urn: urn.into(),
+            payload: RemoteGrpcPort { api_service_descriptor: None, coder_id: "c".into() }.encode_to_vec().into(),
+        }),
+        ..Default::default()
+    };
+    let transforms = [("source".into(), port(DATA_SOURCE)), ("sink".into(), port(DATA_SINK))].into();
+    let descriptor = ProcessBundleDescriptor { transforms, ..Default::default() };
+    TestStage { name: "fake".into(), descriptor: descriptor.encode_to_vec(), side_inputs: vec!["side".into()] }
+}
+
+struct Fixture {
+    bridge: Bridge,
+    started: mpsc::Receiver<StartWorkerRequest>,
+    fake: Fake,
+    pool: JoinHandle<()>,
+    _folder: tempfile::TempDir,
+}
+
+/// A bridge and its first harness.
+async fn fixture(capabilities: &[&str]) -> Fixture {
+    let folder = tempfile::tempdir().unwrap();
+    let (address, mut started, pool) = pool("").await;
+    let environment =
+        Environment { capabilities: capabilities.iter().map(|urn| (*urn).to_owned()).collect(), ..external(&address) };
+    let mut config = config(plan(&environment, vec![stage()]), Arc::default(), folder.path());
+    config.stop_timeout = Duration::from_millis(100);
+    let starting = tokio::spawn(Bridge::start(config));
+    let fake = Fake::start(&mut started).await;
+    let bridge = starting.await.unwrap().unwrap();
+    Fixture { bridge, started, fake, pool, _folder: folder }
+}
+
+impl Fixture {
+    async fn end(self) {
+        drop(self.fake);
+        self.bridge.shutdown().await;
+        self.pool.abort();
+    }
+}
+
+#[tokio::test]
+async fn descriptors_carry_the_endpoints_and_provisioning_the_job() {
+    let mut fixture = fixture(&[]).await;
+    let (mut bundle, outcome) = open(&fixture.bridge, 0, Arc::new(SideInputs::default()));
+    push(&mut *bundle, &[b"a"]);
+    let (id, request) = fixture.fake.bundle().await;
+    let token = &request.cache_tokens[..];
+    assert_eq!(token.len(), 1, "{token:?}");
+
+    let mut control = BeamFnControlClient::new(fixture.fake.channel.clone());
+    let process_bundle_descriptor_id = request.process_bundle_descriptor_id;
+    let ask = GetProcessBundleDescriptorRequest { process_bundle_descriptor_id };
+    let descriptor = control.get_process_bundle_descriptor(fixture.fake.request(ask)).await.unwrap().into_inner();
+    let endpoint = fixture.bridge.endpoint();
+    assert_eq!(descriptor.state_api_service_descriptor.unwrap().url, endpoint);
+    for port in ["source", "sink"] {
+        let payload = descriptor.transforms[port].spec.as_ref().unwrap().payload.clone();
+        let port = RemoteGrpcPort::decode(payload).unwrap();
+        assert_eq!((port.coder_id.as_str(), port.api_service_descriptor.unwrap().url.as_str()), ("c", endpoint));
+    }
+    let unknown = GetProcessBundleDescriptorRequest { process_bundle_descriptor_id: "none".into() };
+    let status = control.get_process_bundle_descriptor(fixture.fake.request(unknown)).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+
+    let mut provision = ProvisionServiceClient::new(fixture.fake.channel.clone());
+    let ask = fixture.fake.request(GetProvisionInfoRequest {});
+    let info = provision.get_provision_info(ask).await.unwrap().into_inner().info.unwrap();
+    assert_eq!(info.control_endpoint.unwrap().url, endpoint);
+    assert_eq!(info.metadata["job_id"], "job");
+    assert!(info.runner_capabilities.contains(&"beam:protocol:monitoring_info_short_ids:v1".to_owned()));
+
+    // Calls of nobody, of a stranger, and of a harness that has its control stream already.
+    let status = provision.get_provision_info(GetProvisionInfoRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let status = provision.get_provision_info(with_id("stranger", GetProvisionInfoRequest {})).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    let (_keep, again) = mpsc::channel(1);
+    let status = control.control(fixture.fake.request(ReceiverStream::new(again))).await.unwrap_err();
+    assert_eq!(status.code(), Code::AlreadyExists);
+
+    bundle.close();
+    let (outputs, mut inputs) = fixture.fake.data().await;
+    let mut ended = false;
+    while !ended {
+        ended = inputs.message().await.unwrap().unwrap().data.iter().any(|data| data.is_last);
+    }
+    // The response comes before the outputs do.
+    fixture.fake.done(&id).await;
+    let mut first = element(b"result");
+    let second = first.split_off(5);
+    outputs.send(output(&id, "sink", first, false)).await.unwrap();
+    outputs.send(output(&id, "sink", second, false)).await.unwrap();
+    outputs.send(output(&id, "sink", vec![], true)).await.unwrap();
+    assert_eq!(emitted(outcome.await.unwrap().unwrap()), [b"result"]);
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn small_bundles_travel_within_the_control_messages() {
+    let mut fixture = fixture(&[CONTROL_REQUEST_ELEMENTS_EMBEDDING]).await;
+    let (mut bundle, outcome) = open(&fixture.bridge, 0, Arc::new(SideInputs::default()));
+    push(&mut *bundle, &[b"a", b"b"]);
+    bundle.close();
+    let (id, request) = fixture.fake.bundle().await;
+    let embedded = request.elements.unwrap().data;
+    let whole: Vec<u8> = embedded.iter().flat_map(|data| data.data.to_vec()).collect();
+    assert_eq!(whole, [element(b"a"), element(b"b")].concat());
+    assert!(embedded.last().unwrap().is_last);
+
+    let application = |millis: i64| BundleApplication {
+        element: Bytes::from(element(b"rest")),
+        output_watermarks: [
+            ("x".to_owned(), prost_types::Timestamp { seconds: 10, nanos: 0 }),
+            ("y".to_owned(), prost_types::Timestamp { seconds: millis / 1000, nanos: 0 }),
+        ]
+        .into(),
+        ..Default::default()
+    };
+    let residual = DelayedBundleApplication {
+        application: Some(application(7_000)),
+        requested_time_delay: Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }),
+    };
+    let response = ProcessBundleResponse {
+        elements: Some(output(&id, "sink", element(b"out"), false)),
+        residual_roots: vec![residual],
+        monitoring_data: [("1".to_owned(), Bytes::from_static(&[9]))].into(),
+        requires_finalization: true,
+        ..Default::default()
+    };
+    fixture.fake.answer(&id, Answer::ProcessBundle(response)).await;
+    let (question, Instruction::MonitoringInfos(metadata)) = fixture.fake.instruction().await else { panic!() };
+    assert_eq!(metadata.monitoring_info_id, ["1"]);
+    let info = MonitoringInfo { urn: "urn".into(), r#type: "type".into(), ..Default::default() };
+    let metadata = MonitoringInfosMetadataResponse { monitoring_info: [("1".to_owned(), info)].into() };
+    fixture.fake.answer(&question, Answer::MonitoringInfos(metadata)).await;
+
+    let done = outcome.await.unwrap().unwrap();
+    let [metric] = &done.metrics[..] else { panic!("{:?}", done.metrics) };
+    assert_eq!((metric.urn.as_str(), metric.type_urn.as_str(), &metric.payload[..]), ("urn", "type", &[9][..]));
+    let [residual] = &done.residuals[..] else { panic!("{:?}", done.residuals) };
+    assert_eq!(residual.delay.as_millis(), 1500);
+    assert_eq!(residual.hold, Some(Timestamp(7_000)));
+    done.requires_finalization.as_ref().unwrap().finalize();
+    assert_eq!(emitted(done), [b"out"]);
+    let (_, Instruction::FinalizeBundle(finalize)) = fixture.fake.instruction().await else { panic!() };
+    assert_eq!(finalize.instruction_id, id);
+
+    // What is too large for that goes over the data stream.
+    let (mut bundle, outcome) = open(&fixture.bridge, 0, Arc::new(SideInputs::default()));
+    push(&mut *bundle, &[&[b'x'; 100_000]]);
+    bundle.close();
+    let (id, request) = fixture.fake.bundle().await;
+    assert!(request.elements.is_none());
+    let (_outputs, mut inputs) = fixture.fake.data().await;
+    let mut received = 0;
+    loop {
+        let elements = inputs.message().await.unwrap().unwrap();
+        received += elements.data.iter().map(|data| data.data.len()).sum::<usize>();
+        if elements.data.iter().any(|data| data.is_last) {
+            break;
+        }
+    }
+    assert_eq!(received, element(&[b'x'; 100_000]).len());
+    let response = ProcessBundleResponse { elements: Some(Elements::default()), ..Default::default() };
+    fixture.fake.answer(&id, Answer::ProcessBundle(response)).await;
+    assert!(emitted(outcome.await.unwrap().unwrap()).is_empty());
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn state_requests_that_cannot_be_answered_say_so() {
+    let mut fixture = fixture(&[]).await;
+    let (mut bundle, outcome) = open(&fixture.bridge, 0, Arc::new(SideInputs::default()));
+    push(&mut *bundle, &[b"a"]);
+    bundle.close();
+    let (id, _) = fixture.fake.bundle().await;
+    let (requests, mut answers) = fixture.fake.state().await;
+    let bag = state_key::BagUserState { transform_id: "t".into(), user_state_id: "bag".into(), ..Default::default() };
+    let request = StateRequest {
+        id: "1".into(),
+        instruction_id: id.clone(),
+        state_key: Some(StateKey { r#type: Some(state_key::Type::BagUserState(bag)) }),
+        request: Some(state_request::Request::Get(Default::default())),
+    };
+    requests.send(request.clone()).await.unwrap();
+    let answer = answers.message().await.unwrap().unwrap();
+    assert_eq!(answer.id, "1");
+    assert!(answer.error.contains("bag state"), "{}", answer.error);
+
+    // The SDK reports it as the failure of user code; it is not.
+    let response = InstructionResponse { instruction_id: id.clone(), error: "sdk trace".into(), response: None };
+    fixture.fake.responses.send(response).await.unwrap();
+    let error = outcome.await.unwrap().unwrap_err();
+    assert_eq!((error.fault, error.retry), (Fault::Runner, false));
+    assert!(error.message.starts_with("sdk trace"), "{error}");
+    assert!(error.message.contains("bag state"), "{error}");
+
+    // A bundle that is over reads nothing any more.
+    requests.send(request).await.unwrap();
+    let answer = answers.message().await.unwrap().unwrap();
+    assert!(answer.error.contains("not open any more"), "{}", answer.error);
+    fixture.end().await;
+}
+
+/// Runs a bundle on a harness that answers with nonsense; another harness must then take its place and work.
+async fn after_nonsense(speak: impl AsyncFnOnce(&Fake, &str)) -> BundleError {
+    let mut fixture = fixture(&[]).await;
+    let (mut bundle, outcome) = open(&fixture.bridge, 0, Arc::new(SideInputs::default()));
+    push(&mut *bundle, &[b"a"]);
+    bundle.close();
+    let (id, _) = fixture.fake.bundle().await;
+    speak(&fixture.fake, &id).await;
+    let error = outcome.await.unwrap().unwrap_err();
+    assert_eq!((error.fault, error.retry), (Fault::Environment, true), "{error}");
+
+    let mut replacement = Fake::start(&mut fixture.started).await;
+    assert_ne!(replacement.worker_id, fixture.fake.worker_id);
+    let (mut bundle, outcome) = open(&fixture.bridge, 0, Arc::new(SideInputs::default()));
+    push(&mut *bundle, &[b"a"]);
+    bundle.close();
+    let (id, _) = replacement.bundle().await;
+    let (outputs, _inputs) = replacement.data().await;
+    outputs.send(output(&id, "sink", element(b"good"), true)).await.unwrap();
+    replacement.done(&id).await;
+    assert_eq!(emitted(outcome.await.unwrap().unwrap()), [b"good"]);
+    drop(replacement);
+    fixture.end().await;
+    error
+}
+
+#[tokio::test]
+async fn a_response_to_no_instruction_ends_the_harness() {
+    let error = after_nonsense(async |fake, _| fake.done("made-up").await).await;
+    assert!(error.message.contains("\"made-up\""), "{error}");
+}
+
+#[tokio::test]
+async fn a_response_of_the_wrong_kind_ends_the_harness() {
+    let error = after_nonsense(async |fake, id| {
+        let (_outputs, mut inputs) = fake.data().await;
+        while !inputs.message().await.unwrap().unwrap().data.iter().any(|data| data.is_last) {}
+        fake.answer(id, Answer::FinalizeBundle(Default::default())).await;
+    })
+    .await;
+    assert!(error.message.contains("answered with something else"), "{error}");
+}
+
+#[tokio::test]
+async fn success_before_the_end_of_the_input_ends_the_harness() {
+    let error = after_nonsense(async |fake, id| fake.done(id).await).await;
+    assert!(error.message.contains("before the end of its input"), "{error}");
+}
+
+#[tokio::test]
+async fn data_of_no_instruction_ends_the_harness() {
+    let error = after_nonsense(async |fake, _| {
+        let (outputs, mut inputs) = fake.data().await;
+        outputs.send(output("made-up", "sink", element(b"x"), false)).await.unwrap();
+        while let Ok(Some(_)) = inputs.message().await {}
+    })
+    .await;
+    assert!(error.message.contains("\"made-up\""), "{error}");
+}
+
+#[tokio::test]
+async fn a_data_stream_that_ends_early_ends_the_harness() {
+    let error = after_nonsense(async |fake, _| {
+        let (outputs, mut inputs) = fake.data().await;
+        inputs.message().await.unwrap();
+        drop(outputs);
+    })
+    .await;
+    assert!(error.message.contains("data stream"), "{error}");
+}
+
+/// Runs a bundle on a harness that sends outputs nobody can read: its bundle fails, and the harness goes on.
+async fn after_bad_output(transform: &str, data: Vec<u8>, is_last: bool) -> BundleError {
+    let mut fixture = fixture(&[]).await;
+    let (mut bundle, outcome) = open(&fixture.bridge, 0, Arc::new(SideInputs::default()));
+    push(&mut *bundle, &[b"a"]);
+    bundle.close();
+    let (id, _) = fixture.fake.bundle().await;
+    let (outputs, _inputs) = fixture.fake.data().await;
+    outputs.send(output(&id, transform, data, is_last)).await.unwrap();
+    fixture.fake.done(&id).await;
+    let error = outcome.await.unwrap().unwrap_err();
+    assert_eq!((error.fault, error.retry), (Fault::Environment, true), "{error}");
+    assert!(error.message.contains(&id), "{error}");
+    fixture.end().await;
+    error
+}
+
+#[tokio::test]
+async fn outputs_that_cannot_be_read_fail_their_bundle() {
+    let error = after_bad_output("elsewhere", element(b"x"), false).await;
+    assert!(error.message.contains("\"elsewhere\""), "{error}");
+    // A count of windows that nothing has.
+    let mut malformed = element(b"x");
+    malformed[8..12].fill(0xff);
+    malformed.extend([0xff; 64]);
+    after_bad_output("sink", malformed, true).await;
+    // The last element is cut short.
+    let mut short = element(b"long enough");
+    short.truncate(short.len() - 3);
+    after_bad_output("sink", short, true).await;
+}
+
+#[tokio::test]
+async fn a_pool_that_refuses_is_quoted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (address, _started, pool) = pool("no room for workers").await;
+    let mut config = config(plan(&external(&address), vec![stage()]), Arc::default(), folder.path());
+    config.restarts = 0;
+    let error = Bridge::start(config).await.unwrap_err().to_string();
+    assert!(error.contains("no room for workers"), "{error}");
+    pool.abort();
+}

@@ -1,0 +1,343 @@
+//! Bundles on real Python SDK harnesses: started as processes, and by worker pools.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use ferrobeam_harness_bridge::{Bridge, BridgeError, Severity};
+use ferrobeam_proto::pipeline::{AnyOfEnvironmentPayload, DockerPayload, Environment};
+use ferrobeam_proto::urns::standard_environments::{ANYOF, DOCKER};
+use ferrobeam_runner::executor::Fault;
+use prost::Message;
+use prost_types::value::Kind;
+use support::*;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+const PYTHON: &str = "python3";
+
+fn python_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(name)
+}
+
+/// The folder with the bundle descriptors that Beam's Python SDK made.
+fn descriptors() -> &'static Path {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    FOLDER
+        .get_or_init(|| {
+            let folder = tempfile::tempdir().unwrap();
+            let made = std::process::Command::new(PYTHON)
+                .arg(python_file("stages.py"))
+                .arg(folder.path())
+                .output()
+                .expect("python3 with apache_beam is needed");
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+            folder
+        })
+        .path()
+}
+
+fn stages(names: &[&str]) -> Vec<TestStage> {
+    let read = |name: &str, ending: &str| std::fs::read(descriptors().join(format!("{name}.{ending}"))).unwrap();
+    names
+        .iter()
+        .map(|name| TestStage {
+            name: (*name).to_owned(),
+            descriptor: read(name, "descriptor"),
+            side_inputs: String::from_utf8(read(name, "side_inputs")).unwrap().lines().map(str::to_owned).collect(),
+        })
+        .collect()
+}
+
+fn boot(folder: &Path) -> Environment {
+    let command = format!("exec {PYTHON} {} \"$@\"", python_file("boot.py").display());
+    process(&script(folder, "boot", &command))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_python_process_runs_bundles() {
+    let folder = tempfile::tempdir().unwrap();
+    let logs = Arc::new(Collected::default());
+    let names = ["upper", "join", "count", "fail", "log", "grow", "wait", "join"];
+    let [upper, join, count, fail, log, grow, wait, join_again] = [0, 1, 2, 3, 4, 5, 6, 7];
+    let plan = plan(&boot(folder.path()), stages(&names));
+    let mut config = config(plan, logs.clone(), folder.path());
+    let cache = prost_types::Value { kind: Some(Kind::StringValue("100".into())) };
+    config.options.fields.insert("beam:option:max_cache_memory_usage_mb:v1".into(), cache);
+    let bridge = Bridge::start(config).await.unwrap();
+
+    // The artifact came through, in more than one message.
+    let fetched = logs.wait_for(|entry| entry.message.starts_with("artifact of")).await;
+    assert_eq!(fetched.message, format!("artifact of {ARTIFACT} bytes aaaaa"));
+
+    let done = run(&bridge, upper, &[b"a", b"b", b"c"]).await.unwrap();
+    assert_eq!(emitted(done), [b"A", b"B", b"C"]);
+    assert!(emitted(run(&bridge, upper, &[]).await.unwrap()).is_empty());
+
+    // A side input comes in pages.
+    let side = Arc::new(SideInputs { values: vec![b"x".to_vec(), b"y".to_vec()], ..Default::default() });
+    let done = run_with(&bridge, join, side.clone(), &[b"a", b"b"]).await.unwrap();
+    assert_eq!(emitted(done), [b"a:x,y", b"b:x,y"]);
+    let asked = side.asked.lock().unwrap().len();
+    assert!(asked >= 2, "{asked} requests for two pages");
+    // One that fits a page is cached by the harness, so that the next bundle asks for nothing.
+    let side = Arc::new(SideInputs { values: vec![b"z".to_vec()], ..Default::default() });
+    let done = run_with(&bridge, join_again, side.clone(), &[b"a"]).await.unwrap();
+    assert_eq!(emitted(done), [b"a:z"]);
+    let never = Arc::new(SideInputs::default());
+    let done = run_with(&bridge, join_again, never.clone(), &[b"b"]).await.unwrap();
+    assert_eq!(emitted(done), [b"b:z"]);
+    assert!(never.asked.lock().unwrap().is_empty());
+
+    let done = run(&bridge, count, &[b"a", b"b", b"c"]).await.unwrap();
+    let counter = done.metrics.iter().find(|metric| metric.labels.get("NAME").is_some_and(|name| name == "seen"));
+    let counter = counter.expect("the user's counter is among the metrics");
+    assert_eq!((counter.urn.as_str(), &counter.payload[..]), ("beam:metric:user:sum_int64:v1", &[3][..]));
+    assert_eq!(counter.labels["PTRANSFORM"], "step");
+
+    // The user's exception comes with its stack trace first, and the harness is none the worse.
+    let error = run(&bridge, fail, &[b"fine", b"fail"]).await.unwrap_err();
+    assert_eq!((error.fault, error.retry), (Fault::User, true));
+    assert!(error.message.starts_with("Traceback"), "{error}");
+    assert!(error.message.contains("ValueError: the element told the stage to fail"), "{error}");
+    assert!(error.message.contains("stage fail"), "{error}");
+    assert_eq!(emitted(run(&bridge, fail, &[b"fine"]).await.unwrap()), [b"fine"]);
+
+    let entry = async { logs.wait_for(|entry| entry.message == "saw something").await };
+    run(&bridge, log, &[b"something"]).await.unwrap();
+    let entry = entry.await;
+    assert_eq!(entry.severity, Severity::Warn);
+    assert_eq!(entry.environment, "python");
+
+    // Outputs past what is held in memory, and an input past any default message size.
+    let large = vec![b'z'; 3 << 20];
+    let done = run(&bridge, grow, &[&large]).await.unwrap();
+    let grown = emitted(done);
+    assert_eq!(grown.len(), 64);
+    assert!(grown.iter().all(|value| *value == large));
+
+    // A bundle that takes long is seen running, and asked for its metrics.
+    let go = folder.path().join("go");
+    let (mut bundle, outcome) = open(&bridge, wait, Arc::new(SideInputs::default()));
+    push(&mut *bundle, &[go.display().to_string().as_bytes()]);
+    bundle.close();
+    loop {
+        let running = bridge.running();
+        if running.first().is_some_and(|bundle| !bundle.metrics.is_empty()) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let harness = bridge.harnesses().pop().unwrap();
+    let status = bridge.status(&harness).await.unwrap();
+    assert!(status.contains("ACTIVE PROCESSING BUNDLES") || status.contains("THREAD"), "{status}");
+    std::fs::write(&go, "").unwrap();
+    outcome.await.unwrap().unwrap();
+    assert!(bridge.running().is_empty());
+
+    // Given up before its input was complete: the harness goes on.
+    let (mut bundle, outcome) = open(&bridge, upper, Arc::new(SideInputs::default()));
+    push(&mut *bundle, &[b"a"]);
+    drop(bundle);
+    let error = outcome.await.unwrap().unwrap_err();
+    assert!(error.message.contains("abandoned"), "{error}");
+    assert_eq!(emitted(run(&bridge, upper, &[b"a"]).await.unwrap()), [b"A"]);
+
+    bridge.shutdown().await;
+    let error = run(&bridge, upper, &[b"a"]).await.unwrap_err();
+    assert!(error.message.contains("shutting down"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_bundles_at_once_keep_their_outputs_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(&boot(folder.path()), stages(&["upper", "grow"]));
+    let mut config = config(plan, Arc::default(), folder.path());
+    config.sdk_worker_parallelism = Some(2);
+    let bridge = Bridge::start(config).await.unwrap();
+    let runs = (0..60u32).map(|n| {
+        let value = format!("value-{n}");
+        let bridge = &bridge;
+        async move {
+            let done = run(bridge, n % 2, &[value.as_bytes()]).await.unwrap();
+            let expected = if n % 2 == 0 { vec![value.to_uppercase()] } else { vec![value; 64] };
+            assert_eq!(emitted(done), expected.iter().map(|text| text.as_bytes().to_vec()).collect::<Vec<_>>());
+        }
+    });
+    let mut all = Vec::new();
+    for run in runs {
+        all.push(Box::pin(run));
+    }
+    while !all.is_empty() {
+        // All are polled, whichever is done first.
+        std::future::poll_fn(|context| {
+            all.retain_mut(|run| run.as_mut().poll(context).is_pending());
+            if all.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+    }
+    bridge.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_harness_that_dies_is_replaced_and_says_how_it_died() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(&boot(folder.path()), stages(&["die", "leave"]));
+    let mut config = config(plan, Arc::default(), folder.path());
+    config.restarts = 1;
+    let bridge = Bridge::start(config).await.unwrap();
+    let first = bridge.harnesses();
+
+    let error = run(&bridge, 0, &[b"die"]).await.unwrap_err();
+    assert_eq!((error.fault, error.retry), (Fault::Environment, true));
+    assert!(error.message.contains("signal: 9"), "{error}");
+    assert_eq!(emitted(run(&bridge, 0, &[b"live"]).await.unwrap()), [b"live"]);
+    assert_ne!(bridge.harnesses(), first, "the replacement has an id of its own");
+
+    let error = run(&bridge, 1, &[b"leave"]).await.unwrap_err();
+    assert!(error.message.contains("exit status: 7"), "{error}");
+    assert!(error.message.contains("leaving with a word"), "{error}");
+
+    // One restart may come to nothing, the second may not.
+    assert!(run(&bridge, 0, &[b"die"]).await.unwrap_err().retry);
+    let error = loop {
+        let error = run(&bridge, 0, &[b"die"]).await.unwrap_err();
+        if !error.retry {
+            break error;
+        }
+    };
+    assert_eq!(error.fault, Fault::Environment);
+    assert!(error.message.contains("environment python"), "{error}");
+    assert!(error.message.contains("in a row"), "{error}");
+    bridge.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_bundles_end_with_the_bridge() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(&boot(folder.path()), stages(&["wait"]));
+    let mut config = config(plan, Arc::default(), folder.path());
+    config.stop_timeout = Duration::from_millis(200);
+    let bridge = Bridge::start(config).await.unwrap();
+    let (mut bundle, outcome) = open(&bridge, 0, Arc::new(SideInputs::default()));
+    push(&mut *bundle, &[b"/no/such/file"]);
+    bundle.close();
+    while bridge.running().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    bridge.shutdown().await;
+    outcome.await.unwrap().unwrap_err();
+}
+
+struct WorkerPool {
+    child: Child,
+    address: String,
+}
+
+/// Starts Beam's own worker pool.
+async fn worker_pool(kind: &str) -> WorkerPool {
+    let mut child = Command::new(PYTHON)
+        .arg(python_file("pool.py"))
+        .arg(kind)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let address = lines.next_line().await.unwrap().expect("the pool prints its address");
+    WorkerPool { child, address }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn worker_pools_start_harnesses() {
+    let folder = tempfile::tempdir().unwrap();
+    for kind in ["threads", "processes"] {
+        let pool = worker_pool(kind).await;
+        for _ in 0..2 {
+            let plan = plan(&external(&pool.address), stages(&["upper"]));
+            let bridge = Bridge::start(config(plan, Arc::default(), folder.path())).await.unwrap();
+            assert_eq!(emitted(run(&bridge, 0, &[b"a"]).await.unwrap()), [b"A"]);
+            bridge.shutdown().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_pool_that_goes_away_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut pool = worker_pool("threads").await;
+    let plan = plan(&external(&pool.address), stages(&["wait"]));
+    let mut config = config(plan, Arc::default(), folder.path());
+    config.restarts = 0;
+    let bridge = Bridge::start(config).await.unwrap();
+    let (mut bundle, outcome) = open(&bridge, 0, Arc::new(SideInputs::default()));
+    push(&mut *bundle, &[b"/no/such/file"]);
+    bundle.close();
+    while bridge.running().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    pool.child.kill().await.unwrap();
+    let error = outcome.await.unwrap().unwrap_err();
+    assert_eq!((error.fault, error.retry), (Fault::Environment, true));
+    let error = run(&bridge, 0, &[b"x"]).await.unwrap_err();
+    assert_eq!((error.fault, error.retry), (Fault::Environment, false));
+    assert!(error.message.contains(&pool.address), "{error}");
+    bridge.shutdown().await;
+}
+
+async fn start_error(environment: &Environment, folder: &Path, start_timeout: Duration) -> BridgeError {
+    let mut config = config(plan(environment, stages(&["upper"])), Arc::default(), folder);
+    config.start_timeout = start_timeout;
+    config.restarts = 0;
+    let error = Bridge::start(config).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Environment);
+    error
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_environment_that_does_not_come_is_named_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let minute = Duration::from_secs(60);
+
+    let pid_file = folder.path().join("pid");
+    let mute = format!("echo $$ > {}; echo still here; sleep 1000", pid_file.display());
+    let mute = process(&script(folder.path(), "mute", &mute));
+    let error = start_error(&mute, folder.path(), Duration::from_millis(700)).await.to_string();
+    assert!(error.contains("environment python: PROCESS"), "{error}");
+    assert!(error.contains("control stream"), "{error}");
+    assert!(error.contains("within 0.7 s"), "{error}");
+    assert!(error.contains("still here"), "{error}");
+    let pid = std::fs::read_to_string(pid_file).unwrap();
+    assert!(!Path::new("/proc").join(pid.trim()).exists(), "the process {pid} was left behind");
+
+    let failing = process(&script(folder.path(), "failing", "echo cannot do it >&2; exit 3"));
+    let error = start_error(&failing, folder.path(), minute).await.to_string();
+    assert!(error.contains("exit status: 3"), "{error}");
+    assert!(error.contains("cannot do it"), "{error}");
+
+    let missing = process(Path::new("/no/such/boot"));
+    let error = start_error(&missing, folder.path(), minute).await.to_string();
+    assert!(error.contains("/no/such/boot cannot be run"), "{error}");
+
+    let unreachable = external("localhost:1");
+    let error = start_error(&unreachable, folder.path(), Duration::from_millis(300)).await.to_string();
+    assert!(error.contains("localhost:1 cannot be reached"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_several_environments_one_that_works_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let docker = DockerPayload { container_image: "image".into() };
+    let docker = Environment { urn: DOCKER.into(), payload: docker.encode_to_vec().into(), ..Default::default() };
+    let payload = AnyOfEnvironmentPayload { environments: vec![docker, external("localhost:1"), boot(folder.path())] };
+    let any = Environment { urn: ANYOF.into(), payload: payload.encode_to_vec().into(), ..Default::default() };
+    let bridge = Bridge::start(config(plan(&any, stages(&["upper"])), Arc::default(), folder.path())).await.unwrap();
+    assert_eq!(emitted(run(&bridge, 0, &[b"a"]).await.unwrap()), [b"A"]);
+    bridge.shutdown().await;
+}
