@@ -21,6 +21,9 @@ mod resolve;
 mod trigger;
 mod window;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use ferrobeam_proto::pipeline as pb;

@@ -26,12 +26,18 @@ pub(super) fn insert(draft: &mut Draft) -> Result<(), Refusal> {
         };
         let form = draft.coders.form(&wanted);
         let mut result = Vec::new();
+        let mut done: BTreeMap<PCollectionName, PCollectionName> = BTreeMap::new();
         for (local, input) in transform.inputs.clone() {
             if transform.kind != Kind::GroupByKey {
                 same_windows(draft, &transform, &input, &output)?;
             }
             let coder = draft.coder_of(&input);
             if draft.coders.form(&coder) == form {
+                continue;
+            }
+            // An input named twice is converted once, and still counts twice.
+            if let Some(converted) = done.get(&input) {
+                transform.inputs.insert(local, converted.clone());
                 continue;
             }
             let environment = transform
@@ -51,10 +57,11 @@ pub(super) fn insert(draft: &mut Draft) -> Result<(), Refusal> {
             convert.kind = Kind::Sdk;
             convert.spec.urn = primitives::FLATTEN.to_owned();
             convert.spec.payload.clear();
-            convert.inputs = BTreeMap::from([("i0".to_owned(), input)]);
+            convert.inputs = BTreeMap::from([("i0".to_owned(), input.clone())]);
             convert.outputs = BTreeMap::from([("i0".to_owned(), converted.clone())]);
             convert.environment = Some(environment);
             result.push(convert);
+            done.insert(input, converted.clone());
             transform.inputs.insert(local, converted);
         }
         result.push(transform);

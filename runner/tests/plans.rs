@@ -1,0 +1,332 @@
+//! Plans of real pipelines: what holds for every one of them, and the whole text of a few.
+//!
+//! The pipelines are built by Beam's Python SDK when the test runs (`pipelines.py`). `PYTHON` names the interpreter; the
+//! default is `python3`. Changed golden texts are reviewed and accepted with `cargo insta`, or `INSTA_UPDATE=always`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use ferrobeam_proto::fn_execution::{ProcessBundleDescriptor, RemoteGrpcPort};
+use ferrobeam_proto::pipeline as pb;
+use ferrobeam_runner::pipeline::{Pipeline, Refusal};
+use ferrobeam_runner::plan::{self, CollectionId, Node, Plan, PlanOptions, Stage};
+use prost::Message;
+
+/// Every pipeline of `pipelines.py`, by file name without the ending.
+fn pipelines() -> &'static BTreeMap<String, pb::Pipeline> {
+    // A failure is kept too, or every test would run Python again to find it.
+    static PIPELINES: OnceLock<Result<BTreeMap<String, pb::Pipeline>, String>> = OnceLock::new();
+    PIPELINES.get_or_init(written_by_python).as_ref().unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn written_by_python() -> Result<BTreeMap<String, pb::Pipeline>, String> {
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(&python)
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pipelines.py"))
+        .arg(folder.path())
+        .output()
+        .map_err(|error| format!("cannot run {python}: {error}"))?;
+    if !output.status.success() {
+        let error = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{python} could not build the pipelines; apache-beam 2.77.0 is needed: {error}"));
+    }
+    let files = std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap);
+    Ok(files
+        .map(|file| {
+            let name = file.file_name().into_string().unwrap().trim_end_matches(".pb").to_owned();
+            (name, pb::Pipeline::decode(std::fs::read(file.path()).unwrap().as_slice()).unwrap())
+        })
+        .collect())
+}
+
+fn plan(name: &str) -> Plan {
+    try_plan(pipelines()[name].clone()).unwrap_or_else(|refusal| panic!("{name}: {refusal}"))
+}
+
+fn try_plan(pipeline: pb::Pipeline) -> Result<Plan, Refusal> {
+    plan::build(&Pipeline::new(pipeline)?, &PlanOptions::default())
+}
+
+/// Those that can be planned.
+fn plans() -> Vec<(&'static str, Plan)> {
+    let names = pipelines().keys().filter(|name| !name.starts_with("unsupported"));
+    names.map(|name| (name.as_str(), plan(name))).collect()
+}
+
+fn descriptor(stage: &Stage) -> ProcessBundleDescriptor {
+    ProcessBundleDescriptor::decode(stage.descriptor.clone()).unwrap()
+}
+
+/// How the plan's text writes a coder of a descriptor, with the descriptor's own ids resolved.
+fn written(coders: &BTreeMap<String, pb::Coder>, id: &str) -> String {
+    let coder = coders.get(id).unwrap_or_else(|| panic!("coder {id} is not in the descriptor"));
+    let part = |index: usize| written(coders, &coder.component_coder_ids[index]);
+    let urn = &coder.spec.as_ref().unwrap().urn;
+    match urn.trim_start_matches("beam:coder:").trim_end_matches(":v1") {
+        "bytes" | "string_utf8" | "length_prefix" => "prefixed".to_owned(),
+        "kv" => format!("kv({}, {})", part(0), part(1)),
+        one @ ("iterable" | "state_backed_iterable" | "nullable" | "sharded_key" | "custom_window") => {
+            format!("{one}({})", part(0))
+        }
+        plain @ ("bool" | "varint" | "double" | "global_window" | "interval_window") => plain.to_owned(),
+        _ => panic!("coder {id} ({urn}) crosses a border, and the runner cannot walk it"),
+    }
+}
+
+#[test]
+fn every_port_has_the_coder_of_its_collection() {
+    for (name, plan) in plans() {
+        for stage in &plan.stages {
+            let descriptor = descriptor(stage);
+            for port in std::iter::once(&stage.input).chain(&stage.outputs) {
+                let spec = descriptor.transforms[&port.transform].spec.clone().unwrap();
+                let grpc = RemoteGrpcPort::decode(spec.payload).unwrap();
+                assert!(grpc.api_service_descriptor.is_none());
+                let windowed = &descriptor.coders[&grpc.coder_id];
+                assert_eq!(windowed.spec.as_ref().unwrap().urn, "beam:coder:windowed_value:v1");
+                let collection = &plan.collections[port.collection.0 as usize];
+                let value = written(&descriptor.coders, &windowed.component_coder_ids[0]);
+                assert_eq!(value, collection.value.to_string(), "{name}: {}", collection.name);
+                let window = written(&descriptor.coders, &windowed.component_coder_ids[1]);
+                let wanted = match collection.windowing.to_string().split(',').next().unwrap() {
+                    "global windows" => "global_window".to_owned(),
+                    "interval windows" => "interval_window".to_owned(),
+                    custom => format!("custom_window({})", custom.trim_start_matches("custom windows of ")),
+                };
+                assert_eq!(window, wanted, "{name}: {}", collection.name);
+            }
+            for side_input in &stage.side_inputs {
+                let transform = &descriptor.transforms[&side_input.transform];
+                let read = &descriptor.pcollections[&transform.inputs[&side_input.local_name]];
+                let collection = &plan.collections[side_input.collection.0 as usize];
+                assert_eq!(written(&descriptor.coders, &read.coder_id), collection.value.to_string(), "{name}");
+                let windowing = &descriptor.windowing_strategies[&read.windowing_strategy_id];
+                written(&descriptor.coders, &windowing.window_coder_id);
+            }
+        }
+    }
+}
+
+#[test]
+fn descriptors_are_whole_and_hold_nothing_else() {
+    for (name, plan) in plans() {
+        for stage in &plan.stages {
+            let descriptor = descriptor(stage);
+            let mut named = BTreeSet::new();
+            let (mut given, mut read) = (BTreeSet::new(), BTreeSet::new());
+            for transform in descriptor.transforms.values() {
+                assert!(transform.subtransforms.is_empty());
+                given.extend(transform.outputs.values());
+                read.extend(transform.inputs.values());
+            }
+            named.extend(given.iter().chain(&read).map(|id| (*id).clone()));
+            assert_eq!(named, descriptor.pcollections.keys().cloned().collect(), "{name}: {}", stage.name);
+            let sides: BTreeSet<_> = stage
+                .side_inputs
+                .iter()
+                .map(|side| &descriptor.transforms[&side.transform].inputs[&side.local_name])
+                .collect();
+            for id in read {
+                assert!(
+                    given.contains(id) != sides.contains(id) || sides.contains(id),
+                    "{name}: {id} comes from nowhere"
+                );
+            }
+            let windowings: BTreeSet<_> =
+                descriptor.pcollections.values().map(|it| it.windowing_strategy_id.clone()).collect();
+            assert_eq!(windowings, descriptor.windowing_strategies.keys().cloned().collect(), "{name}: {}", stage.name);
+            for coder in descriptor.coders.values() {
+                for component in &coder.component_coder_ids {
+                    assert!(descriptor.coders.contains_key(component), "{name}: {component}");
+                }
+            }
+            let ids: BTreeSet<_> = stage.transforms.iter().map(|(id, _)| id.clone()).collect();
+            let ports: BTreeSet<_> =
+                std::iter::once(&stage.input).chain(&stage.outputs).map(|port| port.transform.clone()).collect();
+            assert_eq!(
+                ids.union(&ports).cloned().collect::<BTreeSet<_>>(),
+                descriptor.transforms.keys().cloned().collect()
+            );
+            assert_eq!(descriptor.environments.len(), 1);
+        }
+    }
+}
+
+/// What a node reads and gives.
+fn ends(plan: &Plan, node: &Node) -> (Vec<CollectionId>, Vec<CollectionId>) {
+    match node {
+        Node::Impulse { output } => (vec![], vec![*output]),
+        Node::Flatten { inputs, output } => (inputs.clone(), vec![*output]),
+        Node::GroupByKey { input, output, .. } | Node::Redistribute { input, output, .. } => {
+            (vec![*input], vec![*output])
+        }
+        Node::Stage(stage) => {
+            let stage = &plan.stages[stage.0 as usize];
+            let sides = stage.side_inputs.iter().map(|side_input| side_input.collection);
+            let inputs = std::iter::once(stage.input.collection).chain(sides).collect();
+            (inputs, stage.outputs.iter().map(|port| port.collection).collect())
+        }
+    }
+}
+
+#[test]
+fn nodes_read_only_what_earlier_ones_gave() {
+    for (name, plan) in plans() {
+        let mut given = BTreeSet::new();
+        for node in &plan.nodes {
+            let (inputs, outputs) = ends(&plan, node);
+            for input in inputs {
+                assert!(
+                    given.contains(&input),
+                    "{name}: {} is read too early",
+                    plan.collections[input.0 as usize].name
+                );
+            }
+            for output in outputs {
+                assert!(given.insert(output), "{name}: given twice");
+            }
+        }
+    }
+}
+
+#[test]
+fn runner_steps_hand_on_bytes_of_one_coder() {
+    for (name, plan) in plans() {
+        let coder = |id: &CollectionId| plan.collections[id.0 as usize].value.to_string();
+        let windows = |id: &CollectionId| plan.collections[id.0 as usize].windowing.window_coder.clone();
+        for node in &plan.nodes {
+            match node {
+                Node::Flatten { inputs, output } => {
+                    for input in inputs {
+                        assert_eq!((coder(input), windows(input)), (coder(output), windows(output)), "{name}");
+                    }
+                }
+                Node::Redistribute { input, output, .. } => {
+                    assert_eq!((coder(input), windows(input)), (coder(output), windows(output)), "{name}");
+                }
+                Node::GroupByKey { input, output, .. } => {
+                    let input = coder(input);
+                    let (key, value) = split_kv(&input);
+                    let plain = format!("kv({key}, iterable({value}))");
+                    let by_reference = format!("kv({key}, state_backed_iterable({value}))");
+                    assert!([plain, by_reference].contains(&coder(output)), "{name}: {input} -> {}", coder(output));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Key and value of `kv(key, value)`.
+fn split_kv(text: &str) -> (&str, &str) {
+    let inner = text.strip_prefix("kv(").and_then(|text| text.strip_suffix(')')).unwrap();
+    let mut depth = 0;
+    let comma = inner.char_indices().find(|(_, c)| {
+        depth += i32::from(*c == '(') - i32::from(*c == ')');
+        *c == ',' && depth == 0
+    });
+    let comma = comma.unwrap().0;
+    (&inner[..comma], &inner[comma + 2..])
+}
+
+/// The leaves of a pipeline that an SDK runs, found in another way than the planner's: whatever has an environment, no
+/// parts, and work to do.
+fn sdk_leaves(pipeline: &pb::Pipeline) -> BTreeSet<String> {
+    let transforms = &pipeline.components.as_ref().unwrap().transforms;
+    let mut todo: Vec<_> = pipeline.root_transform_ids.iter().collect();
+    let mut leaves = BTreeSet::new();
+    while let Some(id) = todo.pop() {
+        let transform = &transforms[id];
+        let urn = transform.spec.as_ref().map_or("", |spec| spec.urn.as_str());
+        let name = urn.trim_start_matches("beam:transform:").trim_end_matches(":v1");
+        match name {
+            "group_by_key" | "impulse" | "flatten" | "reshuffle" => {}
+            "combine_per_key" if !transform.unique_name.contains("counted") => {
+                leaves.insert(transform.unique_name.clone());
+            }
+            _ if !transform.subtransforms.is_empty() => todo.extend(&transform.subtransforms),
+            // Gives nothing that it was not given.
+            _ if transform.outputs.values().all(|output| transform.inputs.values().any(|input| input == output)) => {}
+            _ => {
+                leaves.insert(transform.unique_name.clone());
+            }
+        }
+    }
+    leaves
+}
+
+#[test]
+fn every_transform_runs_exactly_once() {
+    for (name, plan) in plans() {
+        if name.starts_with("counting_trigger") {
+            continue; // Its combine is not taken whole: see the text of its plan.
+        }
+        let mut seen = BTreeSet::new();
+        let mut parts: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for stage in plan.stages.iter().filter(|stage| !stage.merges_windows) {
+            let descriptor = descriptor(stage);
+            for (id, unique_name) in &stage.transforms {
+                assert!(seen.insert(id.clone()), "{name}: {id} is in two stages");
+                let urn = descriptor.transforms[id].spec.as_ref().unwrap().urn.clone();
+                // What the planner adds to a flatten or redistribution converts and does nothing else.
+                if urn != "beam:transform:flatten:v1" {
+                    parts.entry(unique_name.clone()).or_default().push(urn);
+                }
+            }
+        }
+        let planned: BTreeSet<String> = parts.keys().cloned().collect();
+        assert_eq!(planned, sdk_leaves(&pipelines()[name]), "{name}");
+        for (unique_name, urns) in parts {
+            let expected = match urns[0].as_str() {
+                "beam:transform:combine_per_key_precombine:v1" | "beam:transform:sdf_pair_with_restriction:v1" => 3,
+                _ => 1,
+            };
+            assert_eq!(urns.len(), expected, "{name}: {unique_name} {urns:?}");
+        }
+    }
+}
+
+#[test]
+fn planning_is_repeatable() {
+    for (name, once) in plans() {
+        assert_eq!(once.to_string(), plan(name).to_string());
+        let descriptors = |plan: &Plan| plan.stages.iter().map(|stage| stage.descriptor.clone()).collect::<Vec<_>>();
+        assert_eq!(descriptors(&once), descriptors(&plan(name)), "{name}");
+    }
+}
+
+#[test]
+fn unsupported_is_refused_by_name() {
+    let refusal = try_plan(pipelines()["unsupported"].clone()).unwrap_err();
+    let message = refusal.to_string();
+    for wanted in ["\"Remember\" keeps user state", "\"Wait\" sets timers", "is a TestStream"] {
+        assert!(message.contains(wanted), "{wanted:?} is missing: {message}");
+    }
+}
+
+/// The golden texts. A plan's text has everything that matters to a reader and no id that a release of Beam may change.
+macro_rules! golden {
+    ($($name:ident),* $(,)?) => {$(
+        #[test]
+        fn $name() {
+            insta::assert_snapshot!(plan(stringify!($name)).to_string());
+        }
+    )*};
+}
+
+golden! {
+    wordcount, side_inputs, side_input_of_itself, siblings, flatten_of_differing_coders, flatten_of_nothing, sessions,
+    custom_windows, custom_merging_windows, splittable, counting_trigger, reshuffle, cogroup, several_outputs,
+}
+
+#[test]
+fn wordcount_as_submitted() {
+    insta::assert_snapshot!(plan("wordcount.submitted").to_string());
+}
+
+#[test]
+fn packed_combines_as_submitted() {
+    insta::assert_snapshot!(plan("packed_combines.submitted").to_string());
+}
