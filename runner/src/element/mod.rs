@@ -8,6 +8,9 @@ mod splitter;
 mod windowed;
 mod wire;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 use serde::{Deserialize, Serialize};
 
 pub use batch::Batch;

@@ -77,7 +77,7 @@ impl GroupBuffer {
         if self.spilled.is_none() {
             return Ok(Groups::memory(self.table.seal()));
         }
-        let runs = self.into_runs(FAN_IN)?;
+        let runs = self.merge_runs(FAN_IN)?;
         Ok(Groups::merge(Merge::new(&runs)?))
     }
 
@@ -88,13 +88,13 @@ impl GroupBuffer {
             return Ok(Frozen::Memory(Arc::new(self.table.seal())));
         }
         let budget = self.budget.clone();
-        let runs = self.into_runs(FAN_IN)?;
+        let runs = self.merge_runs(FAN_IN)?;
         Ok(Frozen::Disk(RunWriter::create(&budget)?.merge(&runs, visit)?))
     }
 
     /// Spills what is left, and merges until there are at most `limit` runs: only as many as it takes, the oldest
     /// first. A file is gone when all its runs are merged.
-    fn into_runs(&mut self, limit: usize) -> io::Result<Vec<Run>> {
+    fn merge_runs(&mut self, limit: usize) -> io::Result<Vec<Run>> {
         if !self.table.is_empty() {
             self.spill()?;
         }

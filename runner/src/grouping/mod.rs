@@ -27,6 +27,9 @@ mod stored;
 mod table;
 mod values;
 
+#[cfg(test)]
+mod tests;
+
 pub use buffer::GroupBuffer;
 pub use groups::{Groups, KeyGroup, WindowGroup};
 pub use run::FAN_IN;

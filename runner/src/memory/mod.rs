@@ -110,3 +110,84 @@ impl Drop for Reservation {
         self.shrink(self.held);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(limit: usize, floor: usize) -> Budget {
+        Budget::with_floor(limit, floor, std::env::temp_dir())
+    }
+
+    #[test]
+    fn a_reservation_grows_to_the_limit_and_always_to_the_floor() {
+        let budget = budget(100, 30);
+        let (mut first, mut late) = (budget.reserve(), budget.reserve());
+        assert!(first.try_grow(100));
+        assert!(!first.try_grow(1), "the budget is spent");
+        assert!(late.try_grow(30), "the floor is free to all");
+        assert!(!late.try_grow(1));
+        assert_eq!((budget.used(), first.held(), late.held()), (130, 100, 30));
+        first.shrink(1000);
+        assert_eq!((budget.used(), first.held()), (30, 0));
+        assert!(late.try_grow(70));
+        drop(late);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn what_is_forced_is_counted() {
+        let budget = budget(10, 0);
+        let mut reservation = budget.reserve();
+        reservation.force_grow(50);
+        assert_eq!(budget.used(), 50);
+        assert!(!budget.reserve().try_grow(1));
+        drop(reservation);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn threads_share_a_budget_exactly() {
+        let budget = budget(1000, 10);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let budget = &budget;
+                scope.spawn(move || {
+                    for round in 0..2000 {
+                        let mut reservation = budget.reserve();
+                        for step in 0..20 {
+                            let _ = reservation.try_grow((thread + round + step) % 97);
+                        }
+                        reservation.shrink(round % 50);
+                    }
+                });
+            }
+        });
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_reader_sees_what_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = SpillWriter::create(&Budget::new(0, folder.path())).unwrap();
+        let bytes: Vec<u8> = (0..1_000_000u32).map(|at| (at % 251) as u8).collect();
+        for part in bytes.chunks(77_777) {
+            writer.write(part).unwrap();
+        }
+        writer.flush().unwrap();
+        assert_eq!((writer.position(), writer.flushed()), (1_000_000, 1_000_000));
+        let mut reader = SpillReader::new(Arc::clone(writer.file()), 10, 999_990, 1000);
+        let mut at = 10;
+        for length in [0, 1, 999, 1000, 1001, 5, 100_000] {
+            assert_eq!(reader.peek(length).unwrap(), &bytes[at..at + length]);
+            assert_eq!(reader.take(length).unwrap(), &bytes[at..at + length]);
+            at += length;
+        }
+        reader.skip(500_000);
+        at += 500_000;
+        assert_eq!(reader.peek(usize::MAX).unwrap(), &bytes[at..999_990]);
+        assert!(reader.take(999_991 - at).is_err(), "the part ends before the file");
+        reader.skip(u64::MAX);
+        assert_eq!((reader.position(), reader.peek(5).unwrap().len()), (999_990, 0));
+    }
+}

@@ -10,6 +10,9 @@
 mod disk;
 mod memory;
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::sync::{Mutex, OnceLock, PoisonError};
 

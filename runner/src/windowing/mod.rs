@@ -4,6 +4,9 @@
 
 mod interval;
 
+#[cfg(test)]
+mod tests;
+
 use serde::{Deserialize, Serialize};
 
 use crate::element::{ElementError, WireCoder};
