@@ -11,6 +11,7 @@ use ferrobeam_proto::fn_execution::{ProcessBundleDescriptor, RemoteGrpcPort};
 use ferrobeam_proto::pipeline as pb;
 use ferrobeam_runner::pipeline::{Pipeline, Refusal};
 use ferrobeam_runner::plan::{self, CollectionId, Node, Plan, PlanOptions, Stage};
+use ferrobeam_runner::windowing::WindowCoder;
 use prost::Message;
 
 /// Every pipeline of `pipelines.py`, by file name without the ending.
@@ -75,82 +76,88 @@ fn written(coders: &BTreeMap<String, pb::Coder>, id: &str) -> String {
     }
 }
 
+/// Everything that holds for any plan.
+fn assert_sound(name: &str, plan: &Plan) {
+    ports_have_the_coders_of_their_collections(name, plan);
+    descriptors_are_whole_and_hold_nothing_else(name, plan);
+    nodes_read_only_what_earlier_ones_gave(name, plan);
+    runner_steps_hand_on_bytes_of_one_coder(name, plan);
+}
+
 #[test]
-fn every_port_has_the_coder_of_its_collection() {
+fn plans_are_sound() {
     for (name, plan) in plans() {
-        for stage in &plan.stages {
-            let descriptor = descriptor(stage);
-            for port in std::iter::once(&stage.input).chain(&stage.outputs) {
-                let spec = descriptor.transforms[&port.transform].spec.clone().unwrap();
-                let grpc = RemoteGrpcPort::decode(spec.payload).unwrap();
-                assert!(grpc.api_service_descriptor.is_none());
-                let windowed = &descriptor.coders[&grpc.coder_id];
-                assert_eq!(windowed.spec.as_ref().unwrap().urn, "beam:coder:windowed_value:v1");
-                let collection = &plan.collections[port.collection.0 as usize];
-                let value = written(&descriptor.coders, &windowed.component_coder_ids[0]);
-                assert_eq!(value, collection.value.to_string(), "{name}: {}", collection.name);
-                let window = written(&descriptor.coders, &windowed.component_coder_ids[1]);
-                let wanted = match collection.windowing.to_string().split(',').next().unwrap() {
-                    "global windows" => "global_window".to_owned(),
-                    "interval windows" => "interval_window".to_owned(),
-                    custom => format!("custom_window({})", custom.trim_start_matches("custom windows of ")),
-                };
-                assert_eq!(window, wanted, "{name}: {}", collection.name);
-            }
-            for side_input in &stage.side_inputs {
-                let transform = &descriptor.transforms[&side_input.transform];
-                let read = &descriptor.pcollections[&transform.inputs[&side_input.local_name]];
-                let collection = &plan.collections[side_input.collection.0 as usize];
-                assert_eq!(written(&descriptor.coders, &read.coder_id), collection.value.to_string(), "{name}");
-                let windowing = &descriptor.windowing_strategies[&read.windowing_strategy_id];
-                written(&descriptor.coders, &windowing.window_coder_id);
-            }
+        assert_sound(name, &plan);
+    }
+}
+
+fn ports_have_the_coders_of_their_collections(name: &str, plan: &Plan) {
+    for stage in &plan.stages {
+        let descriptor = descriptor(stage);
+        for port in std::iter::once(&stage.input).chain(&stage.outputs) {
+            let spec = descriptor.transforms[&port.transform].spec.clone().unwrap();
+            let grpc = RemoteGrpcPort::decode(spec.payload).unwrap();
+            assert!(grpc.api_service_descriptor.is_none());
+            let windowed = &descriptor.coders[&grpc.coder_id];
+            assert_eq!(windowed.spec.as_ref().unwrap().urn, "beam:coder:windowed_value:v1");
+            let collection = &plan.collections[port.collection.0 as usize];
+            let value = written(&descriptor.coders, &windowed.component_coder_ids[0]);
+            assert_eq!(value, collection.value.to_string(), "{name}: {}", collection.name);
+            let window = written(&descriptor.coders, &windowed.component_coder_ids[1]);
+            let wanted = match &collection.windowing.window_coder {
+                WindowCoder::Global => "global_window".to_owned(),
+                WindowCoder::Interval => "interval_window".to_owned(),
+                WindowCoder::Custom(window) => format!("custom_window({window})"),
+            };
+            assert_eq!(window, wanted, "{name}: {}", collection.name);
+        }
+        for side_input in &stage.side_inputs {
+            let transform = &descriptor.transforms[&side_input.transform];
+            let read = &descriptor.pcollections[&transform.inputs[&side_input.local_name]];
+            let collection = &plan.collections[side_input.collection.0 as usize];
+            assert_eq!(written(&descriptor.coders, &read.coder_id), collection.value.to_string(), "{name}");
+            let windowing = &descriptor.windowing_strategies[&read.windowing_strategy_id];
+            written(&descriptor.coders, &windowing.window_coder_id);
         }
     }
 }
 
-#[test]
-fn descriptors_are_whole_and_hold_nothing_else() {
-    for (name, plan) in plans() {
-        for stage in &plan.stages {
-            let descriptor = descriptor(stage);
-            let mut named = BTreeSet::new();
-            let (mut given, mut read) = (BTreeSet::new(), BTreeSet::new());
-            for transform in descriptor.transforms.values() {
-                assert!(transform.subtransforms.is_empty());
-                given.extend(transform.outputs.values());
-                read.extend(transform.inputs.values());
-            }
-            named.extend(given.iter().chain(&read).map(|id| (*id).clone()));
-            assert_eq!(named, descriptor.pcollections.keys().cloned().collect(), "{name}: {}", stage.name);
-            let sides: BTreeSet<_> = stage
-                .side_inputs
-                .iter()
-                .map(|side| &descriptor.transforms[&side.transform].inputs[&side.local_name])
-                .collect();
-            for id in read {
-                assert!(
-                    given.contains(id) != sides.contains(id) || sides.contains(id),
-                    "{name}: {id} comes from nowhere"
-                );
-            }
-            let windowings: BTreeSet<_> =
-                descriptor.pcollections.values().map(|it| it.windowing_strategy_id.clone()).collect();
-            assert_eq!(windowings, descriptor.windowing_strategies.keys().cloned().collect(), "{name}: {}", stage.name);
-            for coder in descriptor.coders.values() {
-                for component in &coder.component_coder_ids {
-                    assert!(descriptor.coders.contains_key(component), "{name}: {component}");
-                }
-            }
-            let ids: BTreeSet<_> = stage.transforms.iter().map(|(id, _)| id.clone()).collect();
-            let ports: BTreeSet<_> =
-                std::iter::once(&stage.input).chain(&stage.outputs).map(|port| port.transform.clone()).collect();
-            assert_eq!(
-                ids.union(&ports).cloned().collect::<BTreeSet<_>>(),
-                descriptor.transforms.keys().cloned().collect()
-            );
-            assert_eq!(descriptor.environments.len(), 1);
+fn descriptors_are_whole_and_hold_nothing_else(name: &str, plan: &Plan) {
+    for stage in &plan.stages {
+        let descriptor = descriptor(stage);
+        let mut named = BTreeSet::new();
+        let (mut given, mut read) = (BTreeSet::new(), BTreeSet::new());
+        for transform in descriptor.transforms.values() {
+            assert!(transform.subtransforms.is_empty());
+            given.extend(transform.outputs.values());
+            read.extend(transform.inputs.values());
         }
+        named.extend(given.iter().chain(&read).map(|id| (*id).clone()));
+        assert_eq!(named, descriptor.pcollections.keys().cloned().collect(), "{name}: {}", stage.name);
+        let sides: BTreeSet<_> = stage
+            .side_inputs
+            .iter()
+            .map(|side| &descriptor.transforms[&side.transform].inputs[&side.local_name])
+            .collect();
+        for id in read {
+            assert!(given.contains(id) != sides.contains(id) || sides.contains(id), "{name}: {id} comes from nowhere");
+        }
+        let windowings: BTreeSet<_> =
+            descriptor.pcollections.values().map(|it| it.windowing_strategy_id.clone()).collect();
+        assert_eq!(windowings, descriptor.windowing_strategies.keys().cloned().collect(), "{name}: {}", stage.name);
+        for coder in descriptor.coders.values() {
+            for component in &coder.component_coder_ids {
+                assert!(descriptor.coders.contains_key(component), "{name}: {component}");
+            }
+        }
+        let ids: BTreeSet<_> = stage.transforms.iter().map(|(id, _)| id.clone()).collect();
+        let ports: BTreeSet<_> =
+            std::iter::once(&stage.input).chain(&stage.outputs).map(|port| port.transform.clone()).collect();
+        assert_eq!(
+            ids.union(&ports).cloned().collect::<BTreeSet<_>>(),
+            descriptor.transforms.keys().cloned().collect()
+        );
+        assert_eq!(descriptor.environments.len(), 1);
     }
 }
 
@@ -171,50 +178,40 @@ fn ends(plan: &Plan, node: &Node) -> (Vec<CollectionId>, Vec<CollectionId>) {
     }
 }
 
-#[test]
-fn nodes_read_only_what_earlier_ones_gave() {
-    for (name, plan) in plans() {
-        let mut given = BTreeSet::new();
-        for node in &plan.nodes {
-            let (inputs, outputs) = ends(&plan, node);
-            for input in inputs {
-                assert!(
-                    given.contains(&input),
-                    "{name}: {} is read too early",
-                    plan.collections[input.0 as usize].name
-                );
-            }
-            for output in outputs {
-                assert!(given.insert(output), "{name}: given twice");
-            }
+fn nodes_read_only_what_earlier_ones_gave(name: &str, plan: &Plan) {
+    let mut given = BTreeSet::new();
+    for node in &plan.nodes {
+        let (inputs, outputs) = ends(plan, node);
+        for input in inputs {
+            assert!(given.contains(&input), "{name}: {} is read too early", plan.collections[input.0 as usize].name);
+        }
+        for output in outputs {
+            assert!(given.insert(output), "{name}: given twice");
         }
     }
 }
 
-#[test]
-fn runner_steps_hand_on_bytes_of_one_coder() {
-    for (name, plan) in plans() {
-        let coder = |id: &CollectionId| plan.collections[id.0 as usize].value.to_string();
-        let windows = |id: &CollectionId| plan.collections[id.0 as usize].windowing.window_coder.clone();
-        for node in &plan.nodes {
-            match node {
-                Node::Flatten { inputs, output } => {
-                    for input in inputs {
-                        assert_eq!((coder(input), windows(input)), (coder(output), windows(output)), "{name}");
-                    }
-                }
-                Node::Redistribute { input, output, .. } => {
+fn runner_steps_hand_on_bytes_of_one_coder(name: &str, plan: &Plan) {
+    let coder = |id: &CollectionId| plan.collections[id.0 as usize].value.to_string();
+    let windows = |id: &CollectionId| plan.collections[id.0 as usize].windowing.window_coder.clone();
+    for node in &plan.nodes {
+        match node {
+            Node::Flatten { inputs, output } => {
+                for input in inputs {
                     assert_eq!((coder(input), windows(input)), (coder(output), windows(output)), "{name}");
                 }
-                Node::GroupByKey { input, output, .. } => {
-                    let input = coder(input);
-                    let (key, value) = split_kv(&input);
-                    let plain = format!("kv({key}, iterable({value}))");
-                    let by_reference = format!("kv({key}, state_backed_iterable({value}))");
-                    assert!([plain, by_reference].contains(&coder(output)), "{name}: {input} -> {}", coder(output));
-                }
-                _ => {}
             }
+            Node::Redistribute { input, output, .. } => {
+                assert_eq!((coder(input), windows(input)), (coder(output), windows(output)), "{name}");
+            }
+            Node::GroupByKey { input, output, .. } => {
+                let input = coder(input);
+                let (key, value) = split_kv(&input);
+                let plain = format!("kv({key}, iterable({value}))");
+                let by_reference = format!("kv({key}, state_backed_iterable({value}))");
+                assert!([plain, by_reference].contains(&coder(output)), "{name}: {input} -> {}", coder(output));
+            }
+            _ => {}
         }
     }
 }
@@ -329,4 +326,138 @@ fn wordcount_as_submitted() {
 #[test]
 fn packed_combines_as_submitted() {
     insta::assert_snapshot!(plan("packed_combines.submitted").to_string());
+}
+
+mod spoiled {
+    //! Real pipelines with something put wrong at random: refused or planned, and never a panic.
+
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::*;
+
+    /// One way of putting something wrong. Indices choose among whatever the pipeline has.
+    #[derive(Clone, Debug)]
+    enum Fault {
+        DropTransform(Index),
+        DropPCollection(Index),
+        DropCoder(Index),
+        DropWindowing(Index),
+        DropEnvironments,
+        CutPayload(Index, Index),
+        SwapUrns(Index, Index),
+        RedirectInput(Index, Index),
+        RedirectOutput(Index, Index),
+        RedirectPart(Index, Index),
+        RecodePCollection(Index, Index),
+        RewindowPCollection(Index, Index),
+        RecodeWindows(Index, Index),
+        RecodeCoder(Index, Index),
+        ForgetEnvironment(Index),
+        NeedMerge(Index),
+    }
+
+    fn fault() -> impl Strategy<Value = Fault> {
+        let one = any::<Index>;
+        let two = any::<(Index, Index)>;
+        prop_oneof![
+            one().prop_map(Fault::DropTransform),
+            one().prop_map(Fault::DropPCollection),
+            one().prop_map(Fault::DropCoder),
+            one().prop_map(Fault::DropWindowing),
+            Just(Fault::DropEnvironments),
+            two().prop_map(|(a, b)| Fault::CutPayload(a, b)),
+            two().prop_map(|(a, b)| Fault::SwapUrns(a, b)),
+            two().prop_map(|(a, b)| Fault::RedirectInput(a, b)),
+            two().prop_map(|(a, b)| Fault::RedirectOutput(a, b)),
+            two().prop_map(|(a, b)| Fault::RedirectPart(a, b)),
+            two().prop_map(|(a, b)| Fault::RecodePCollection(a, b)),
+            two().prop_map(|(a, b)| Fault::RewindowPCollection(a, b)),
+            two().prop_map(|(a, b)| Fault::RecodeWindows(a, b)),
+            two().prop_map(|(a, b)| Fault::RecodeCoder(a, b)),
+            one().prop_map(Fault::ForgetEnvironment),
+            one().prop_map(Fault::NeedMerge),
+        ]
+    }
+
+    fn key<V>(map: &BTreeMap<String, V>, index: &Index) -> Option<String> {
+        (!map.is_empty()).then(|| map.keys().nth(index.index(map.len())).unwrap().clone())
+    }
+
+    fn apply(fault: &Fault, pipeline: &mut pb::Pipeline) -> Option<()> {
+        let components = pipeline.components.as_mut().unwrap();
+        match fault {
+            Fault::DropTransform(at) => drop(components.transforms.remove(&key(&components.transforms, at)?)),
+            Fault::DropPCollection(at) => drop(components.pcollections.remove(&key(&components.pcollections, at)?)),
+            Fault::DropCoder(at) => drop(components.coders.remove(&key(&components.coders, at)?)),
+            Fault::DropWindowing(at) => {
+                drop(components.windowing_strategies.remove(&key(&components.windowing_strategies, at)?));
+            }
+            Fault::DropEnvironments => components.environments.clear(),
+            Fault::CutPayload(at, length) => {
+                let id = key(&components.transforms, at)?;
+                let payload = &mut components.transforms.get_mut(&id)?.spec.as_mut()?.payload;
+                payload.truncate(length.index(payload.len() + 1));
+            }
+            Fault::SwapUrns(a, b) => {
+                let (a, b) = (key(&components.transforms, a)?, key(&components.transforms, b)?);
+                let urn = components.transforms.get(&b)?.spec.as_ref()?.urn.clone();
+                components.transforms.get_mut(&a)?.spec.as_mut()?.urn = urn;
+            }
+            Fault::RedirectInput(at, to) => {
+                let (id, to) = (key(&components.transforms, at)?, key(&components.pcollections, to)?);
+                *components.transforms.get_mut(&id)?.inputs.values_mut().next()? = to;
+            }
+            Fault::RedirectOutput(at, to) => {
+                let (id, to) = (key(&components.transforms, at)?, key(&components.pcollections, to)?);
+                *components.transforms.get_mut(&id)?.outputs.values_mut().next()? = to;
+            }
+            Fault::RedirectPart(at, to) => {
+                let (id, to) = (key(&components.transforms, at)?, key(&components.transforms, to)?);
+                *components.transforms.get_mut(&id)?.subtransforms.first_mut()? = to;
+            }
+            Fault::RecodePCollection(at, to) => {
+                let (id, to) = (key(&components.pcollections, at)?, key(&components.coders, to)?);
+                components.pcollections.get_mut(&id)?.coder_id = to;
+            }
+            Fault::RewindowPCollection(at, to) => {
+                let (id, to) = (key(&components.pcollections, at)?, key(&components.windowing_strategies, to)?);
+                components.pcollections.get_mut(&id)?.windowing_strategy_id = to;
+            }
+            Fault::RecodeWindows(at, to) => {
+                let (id, to) = (key(&components.windowing_strategies, at)?, key(&components.coders, to)?);
+                components.windowing_strategies.get_mut(&id)?.window_coder_id = to;
+            }
+            Fault::RecodeCoder(at, to) => {
+                let (id, to) = (key(&components.coders, at)?, key(&components.coders, to)?);
+                *components.coders.get_mut(&id)?.component_coder_ids.first_mut()? = to;
+            }
+            Fault::ForgetEnvironment(at) => {
+                let id = key(&components.transforms, at)?;
+                components.transforms.get_mut(&id)?.environment_id.clear();
+            }
+            Fault::NeedMerge(at) => {
+                let id = key(&components.windowing_strategies, at)?;
+                components.windowing_strategies.get_mut(&id)?.merge_status = pb::merge_status::Enum::NeedsMerge.into();
+            }
+        }
+        Some(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn pipelines_are_refused_or_planned(which: Index, faults in prop::collection::vec(fault(), 1..4)) {
+            let name = key(pipelines(), &which).unwrap();
+            let mut pipeline = pipelines()[&name].clone();
+            for fault in &faults {
+                apply(fault, &mut pipeline);
+            }
+            match try_plan(pipeline) {
+                Ok(plan) => assert_sound(&name, &plan),
+                Err(refusal) => prop_assert!(refusal.to_string().len() > "this pipeline cannot be run: ".len()),
+            }
+        }
+    }
 }
