@@ -24,7 +24,6 @@ const LEAVES: &[&str] = &[
     primitives::TEST_STREAM,
     primitives::MAP_WINDOWS,
     primitives::TO_STRING,
-    deprecated_primitives::READ,
     deprecated_primitives::CREATE_VIEW,
     combine_components::COMBINE_PER_KEY_PRECOMBINE,
     combine_components::COMBINE_PER_KEY_MERGE_ACCUMULATORS,
@@ -112,6 +111,8 @@ fn is_leaf(transform: &pb::PTransform, urn: &str, components: &pb::Components) -
         composites::RESHUFFLE | composites::REDISTRIBUTE_BY_KEY | composites::REDISTRIBUTE_ARBITRARILY => {
             transform.subtransforms.is_empty() || keeps_windows(transform, components)
         }
+        // Python keeps this name for a composite whose parts are a splittable DoFn.
+        deprecated_primitives::READ => transform.subtransforms.is_empty(),
         urn => LEAVES.contains(&urn),
     }
 }
