@@ -40,7 +40,8 @@ fn log(cli: &Cli) {
         _ => "warn",
     };
     let filter = EnvFilter::try_from_env("FERROBEAM_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
 }
 
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {

@@ -1,4 +1,159 @@
-//! temp
-pub(super) async fn run(_args: super::args::RunArgs) -> anyhow::Result<std::process::ExitCode> {
-    anyhow::bail!("soon")
+//! `ferrobeam run -- COMMAND`: runs a Beam program as it is, on a job service that is there or one of its own.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitCode, ExitStatus};
+
+use anyhow::Context;
+use ferrobeam_job_service::job::State;
+use ferrobeam_job_service::{Service, ServiceConfig};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::args::RunArgs;
+use super::client;
+use super::progress::Progress;
+use super::sdk::{self, Amended};
+
+pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let sdk = match args.sdk {
+        Some(sdk) => sdk,
+        None => sdk::detect(&args.command)?,
+    };
+    match &args.endpoint {
+        Some(endpoint) => {
+            // Said here, it is said clearly; SDKs wait a minute and then show a stack trace.
+            drop(client::connect(endpoint).await?);
+            let amended = sdk::amend(&args.command, sdk, endpoint)?;
+            explain(&args, &amended);
+            let mut command = start(&amended)?;
+            let (status, interrupted) = wait(&mut command, || {}).await?;
+            if interrupted {
+                eprintln!(
+                    "ferrobeam: jobs that were submitted run on; `ferrobeam jobs --endpoint {endpoint}` lists them, \
+                     `ferrobeam cancel` ends them"
+                );
+            }
+            Ok(exit_code(status))
+        }
+        None => {
+            let mut config = ServiceConfig::default();
+            args.jobs.apply(&mut config);
+            let service = Service::start(config).await?;
+            let ended = run_embedded(&args, sdk, &service).await;
+            service.stop().await;
+            ended
+        }
+    }
+}
+
+async fn run_embedded(args: &RunArgs, sdk: super::args::Sdk, service: &Service) -> anyhow::Result<ExitCode> {
+    let amended = sdk::amend(&args.command, sdk, service.endpoint())?;
+    explain(args, &amended);
+    let mut command = start(&amended)?;
+    let mut progress = (!args.quiet).then(|| Progress::new(service.jobs().clone()));
+    let cancel = || {
+        for job in service.jobs().all() {
+            service.supervisor().cancel(&job);
+        }
+    };
+    let ended = {
+        let work = async {
+            let (status, interrupted) = wait(&mut command, cancel).await?;
+            anyhow::Ok((status, interrupted, finish_jobs(service, interrupted).await?))
+        };
+        let follow = async {
+            match &mut progress {
+                Some(progress) => progress.follow().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = work => ended?,
+            () = follow => return Ok(ExitCode::SUCCESS),
+        }
+    };
+    if let Some(progress) = &mut progress {
+        progress.look();
+    }
+    let (status, interrupted, all_done) = ended;
+    if !status.success() || interrupted || all_done {
+        return Ok(exit_code(status));
+    }
+    // A program that does not look at its job's end has not failed; its job has.
+    Ok(ExitCode::FAILURE)
+}
+
+/// Waits for jobs that the command left behind. Whether all of them succeeded.
+async fn finish_jobs(service: &Service, interrupted: bool) -> anyhow::Result<bool> {
+    let jobs = service.jobs().all();
+    if jobs.is_empty() && !interrupted {
+        eprintln!("ferrobeam: the command ended without submitting a job; does it pass its arguments to Beam?");
+    }
+    let mut all_done = true;
+    for job in jobs {
+        let mut changes = job.changes();
+        if !job.state().0.is_terminal() {
+            eprintln!("ferrobeam: the command ended; job {} has not: Ctrl-C cancels it", job.id());
+        }
+        while !job.state().0.is_terminal() {
+            tokio::select! {
+                _ = changes.changed() => {}
+                asked = super::asked_to_end() => {
+                    asked?;
+                    service.supervisor().cancel(&job);
+                }
+            }
+        }
+        all_done &= matches!(job.state().0, State::Done | State::Drained);
+    }
+    Ok(all_done)
+}
+
+fn explain(args: &RunArgs, amended: &Amended) {
+    if args.quiet {
+        return;
+    }
+    let replaced = match amended.removed.as_slice() {
+        [] => String::new(),
+        removed => format!(" in place of {}", removed.join(" ")),
+    };
+    eprintln!("ferrobeam: running the command with {}{replaced}", amended.added.join(" "));
+}
+
+fn start(amended: &Amended) -> anyhow::Result<Child> {
+    let [program, args @ ..] = amended.command.as_slice() else { anyhow::bail!("there is no command") };
+    let started = Command::new(program).args(args).kill_on_drop(true).spawn();
+    started.with_context(|| format!("cannot start {}", program.to_string_lossy()))
+}
+
+/// Waits for the command, and passes on to it what is asked of this process. `on_interrupt` runs at the first time. A
+/// terminal sends SIGINT to the command as well, so that one is not passed on; asked twice, the command is killed.
+async fn wait(command: &mut Child, on_interrupt: impl Fn()) -> anyhow::Result<(ExitStatus, bool)> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut interrupted = false;
+    loop {
+        let pass_on = tokio::select! {
+            status = command.wait() => return Ok((status.context("cannot wait for the command")?, interrupted)),
+            _ = terminate.recv() => true,
+            _ = interrupt.recv() => false,
+        };
+        if std::mem::replace(&mut interrupted, true) {
+            command.start_kill().context("cannot end the command")?;
+            continue;
+        }
+        on_interrupt();
+        let pid = command.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(pid) = pid.filter(|_| pass_on) {
+            // Fails only for a command that has ended, which the next turn sees.
+            let _ = kill_process(pid, Signal::TERM);
+        }
+    }
+}
+
+/// As a shell tells it.
+fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
