@@ -47,9 +47,8 @@ pub struct RunningBundle {
 }
 
 impl Bridge {
-    /// Starts the servers and every environment that a stage of the plan needs, and waits until each has a harness.
-    ///
-    /// Runs on the current tokio runtime, which must have more than one thread if bundles are waited for on it.
+    /// Starts the servers and every environment that a stage of the plan needs, and waits until each has a harness. All
+    /// of it runs on the current tokio runtime.
     pub async fn start(config: BridgeConfig) -> Result<Bridge, BridgeError> {
         let address = config.listen;
         let listening = server::listen(address).await;

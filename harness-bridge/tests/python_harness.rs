@@ -234,6 +234,39 @@ async fn open_bundles_end_with_the_bridge() {
     outcome.await.unwrap().unwrap_err();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_are_started_and_removed_through_the_docker_command() {
+    let folder = tempfile::tempdir().unwrap();
+    boot(folder.path());
+    // Stands in for the command of docker, which needs a daemon: a container is a process beside it.
+    let command = r#"
+here=$(dirname "$0")
+echo "$*" >> "$here/calls"
+case $1 in
+run) while [ "$1" != image ]; do shift; done; shift; "$here/boot" "$@" & echo $! > "$here/container"; wait ;;
+rm) kill -9 $(cat "$here/container") ;;
+esac"#;
+    let docker = script(folder.path(), "docker", command);
+    let payload = DockerPayload { container_image: "image".into() };
+    let environment = Environment { urn: DOCKER.into(), payload: payload.encode_to_vec().into(), ..Default::default() };
+    let mut config = config(plan(&environment, stages(&["upper"])), Arc::default(), folder.path());
+    config.docker_command = docker.display().to_string();
+    let bridge = Bridge::start(config).await.unwrap();
+    assert_eq!(emitted(run(&bridge, 0, &[b"a"]).await.unwrap()), [b"A"]);
+    let harness = bridge.harnesses().pop().unwrap();
+    let endpoint = bridge.endpoint().to_owned();
+    bridge.shutdown().await;
+    let calls = std::fs::read_to_string(folder.path().join("calls")).unwrap();
+    let [run, remove] = calls.lines().collect::<Vec<_>>()[..] else { panic!("{calls}") };
+    let name = format!("ferrobeam-{harness}");
+    let expected = format!(
+        "run --network=host --name {name} --rm image --id={harness} --provision_endpoint={endpoint} \
+         --logging_endpoint={endpoint} --artifact_endpoint={endpoint} --control_endpoint={endpoint}"
+    );
+    assert_eq!(run, expected);
+    assert_eq!(remove, format!("rm --force {name}"));
+}
+
 struct WorkerPool {
     child: Child,
     address: String,

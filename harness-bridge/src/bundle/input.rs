@@ -3,6 +3,8 @@
 //! A message holds about [`MESSAGE`] bytes. Elements are never torn apart, because one SDK (Python) reads every message
 //! by itself; small batches are put together, large ones travel as they are, without a copy.
 
+use std::collections::VecDeque;
+
 use bytes::{Bytes, BytesMut};
 use ferrobeam_proto::fn_execution::{Elements, elements::Data};
 use ferrobeam_runner::element::Batch;
@@ -36,7 +38,7 @@ pub(crate) struct Input {
     instruction: String,
     transform: String,
     pushes: mpsc::UnboundedReceiver<Push>,
-    pending: Vec<Data>,
+    pending: VecDeque<Data>,
     pending_bytes: usize,
     small: BytesMut,
     closed: bool,
@@ -48,7 +50,7 @@ impl Input {
             instruction,
             transform,
             pushes,
-            pending: Vec::new(),
+            pending: VecDeque::new(),
             pending_bytes: 0,
             small: BytesMut::new(),
             closed: false,
@@ -66,9 +68,9 @@ impl Input {
 
     /// The whole input with its end, if all of it is here and no larger than `limit`.
     pub(crate) fn embeddable(&mut self, limit: usize) -> Option<Elements> {
-        (self.closed && self.pending_bytes <= limit).then(|| {
+        (self.closed && self.pending_bytes <= limit.min(MESSAGE)).then(|| {
             let end = self.end();
-            let mut elements = self.take();
+            let mut elements = self.message();
             elements.data.extend(end.data);
             elements
         })
@@ -84,15 +86,21 @@ impl Input {
                     Err(mpsc::error::TryRecvError::Disconnected) => return Err(Stopped::Abandoned),
                 }
             }
-            let mut elements = self.take();
-            if self.closed {
-                elements.data.extend(self.end().data);
-            }
-            if !elements.data.is_empty() {
-                stream.send(elements).await.map_err(|_| Stopped::StreamEnded)?;
-            }
-            if self.closed {
-                return Ok(());
+            loop {
+                let mut elements = self.message();
+                let is_last = self.closed && self.pending.is_empty();
+                if is_last {
+                    elements.data.extend(self.end().data);
+                }
+                if !elements.data.is_empty() {
+                    stream.send(elements).await.map_err(|_| Stopped::StreamEnded)?;
+                }
+                if is_last {
+                    return Ok(());
+                }
+                if self.pending.is_empty() {
+                    break;
+                }
             }
             self.receive().await?;
         }
@@ -143,7 +151,7 @@ impl Input {
     }
 
     fn add(&mut self, data: Bytes) {
-        self.pending.push(Data {
+        self.pending.push_back(Data {
             instruction_id: self.instruction.clone(),
             transform_id: self.transform.clone(),
             data,
@@ -151,10 +159,19 @@ impl Input {
         });
     }
 
-    fn take(&mut self) -> Elements {
+    /// The next message: about [`MESSAGE`] bytes of what is pending.
+    fn message(&mut self) -> Elements {
         self.flush_small();
-        self.pending_bytes = 0;
-        Elements { data: std::mem::take(&mut self.pending), timers: Vec::new() }
+        let mut bytes = 0;
+        let mut data = Vec::new();
+        while let Some(next) = self.pending.front()
+            && (bytes == 0 || bytes + next.data.len() <= MESSAGE)
+        {
+            bytes += next.data.len();
+            data.extend(self.pending.pop_front());
+        }
+        self.pending_bytes -= bytes;
+        Elements { data, timers: Vec::new() }
     }
 }
 
@@ -239,6 +256,18 @@ mod tests {
         assert!(sizes.iter().all(|size| *size <= MESSAGE + SMALL + 1), "{sizes:?}");
         assert_eq!(sizes.iter().sum::<usize>(), 100 * (SMALL + 1));
         assert!(messages.last().unwrap().data.last().unwrap().is_last);
+    }
+
+    #[tokio::test]
+    async fn a_batch_larger_than_a_message_becomes_several() {
+        let elements: Vec<&[u8]> = vec![&[1; 1000]; 5000];
+        let (result, messages) = fed(vec![Push::Batch(batch(&elements)), Push::Close]).await;
+        assert_eq!(result, Ok(()));
+        let sizes: Vec<usize> = messages.iter().map(|m| m.data.iter().map(|data| data.data.len()).sum()).collect();
+        assert!(sizes.iter().all(|size| *size <= MESSAGE && size % 1000 == 0), "{sizes:?}");
+        assert_eq!(sizes.iter().sum::<usize>(), 5_000_000);
+        let ends = messages.iter().flat_map(|message| &message.data).filter(|data| data.is_last).count();
+        assert_eq!(ends, 1);
     }
 
     #[tokio::test]

@@ -56,6 +56,10 @@ impl Purpose<'_> {
     }
 
     fn start(&self, mut command: Command, container: Option<Container>) -> Result<Started, String> {
+        // What this program is told through the environment is not for user code.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FERROBEAM_")) {
+            command.env_remove(name);
+        }
         command
             .args(self.arguments())
             .current_dir(&self.config.work_dir)
@@ -95,8 +99,10 @@ impl Purpose<'_> {
     /// Runs the command of a PROCESS environment.
     pub(crate) fn process(&self, command: &str, env: &BTreeMap<String, String>) -> Result<Started, String> {
         let mut words = command.split_whitespace();
-        let mut process = if Path::new(command).is_file() {
-            Command::new(command)
+        let path = Path::new(command);
+        let mut process = if path.is_file() {
+            // It will run in another folder than the one that a relative path starts from.
+            Command::new(path.canonicalize().map_err(|error| format!("{command} cannot be run: {error}"))?)
         } else {
             let mut process = Command::new(words.next().unwrap_or(command));
             process.args(words);

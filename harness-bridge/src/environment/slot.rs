@@ -67,10 +67,7 @@ pub(super) async fn start(
     let embedding = choice.environment.capabilities.iter().any(|urn| urn == CONTROL_REQUEST_ELEMENTS_EMBEDDING);
     let harness = Arc::new(Harness::new(shared.next_harness_id(), pool.environment, pool.name.clone(), embedding));
     shared.harnesses.add(harness.clone());
-    let started = tokio::select! {
-        started = launch(shared, pool, choice, &harness, patience) => started,
-        () = shared.closing() => Err(NotStarted { message: "the job is over".into(), retry: false }),
-    };
+    let started = launch(shared, pool, choice, &harness, patience).await;
     if let Err(not_started) = &started {
         harness.end(not_started.message.as_str());
         shared.harnesses.retire(&harness.id);
@@ -93,10 +90,14 @@ async fn launch(
         endpoint: &shared.endpoint.url,
     };
     let final_word = |message| NotStarted { message, retry: false };
+    let job_is_over = || final_word("the job is over".to_owned());
     let mut host = match &choice.launcher {
-        Launcher::External { endpoint, params } => Host::External(
-            external::start(endpoint, params, &harness.id, &shared.endpoint, patience).await.map_err(final_word)?,
-        ),
+        Launcher::External { endpoint, params } => tokio::select! {
+            worker = external::start(endpoint, params, &harness.id, &shared.endpoint, patience) => {
+                Host::External(worker.map_err(final_word)?)
+            }
+            () = shared.closing() => return Err(job_is_over()),
+        },
         Launcher::Process { command, env } => Host::Process(purpose.process(command, env).map_err(final_word)?),
         Launcher::Docker { image } => Host::Process(purpose.docker(image).map_err(final_word)?),
     };
@@ -126,6 +127,7 @@ async fn launch(
             }
             NotStarted { message, retry: false }
         }
+        () = shared.closing() => job_is_over(),
     };
     host.stop(KILL_AFTER).await;
     Err(not_started)
