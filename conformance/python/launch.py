@@ -66,7 +66,7 @@ class Launch(unittest.TestCase):
     self.assertEqual(self.counts([os.environ['GO_WORDCOUNT']]), self.expected(r"[a-zA-Z]+(?:'[a-z])?"))
 
   def test_java_words(self):
-    command = ['java', '-Dorg.slf4j.simpleLogger.defaultLogLevel=error', '-cp', os.environ['JAVA_CLASS_PATH'], 'Words']
+    command = ['java', '-cp', os.environ['JAVA_CLASS_PATH'], 'Words']
     # Java's flags know one form only.
     with tempfile.TemporaryDirectory() as folder:
       self.ferrobeam_run(command + ['--input=%s' % TEXT, '--output=%s/counts' % folder])

@@ -1,6 +1,7 @@
 //! Running many tests at once: a queue, and lanes that take from it.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -51,10 +52,30 @@ impl Work<'_> {
         self.tests.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
+    /// The next test for a process that has some in hand: of a class none of whose tests it runs now, because tests of a
+    /// class may share static fields; of those, of the class with most tests left, so that none is left for the end.
+    fn take_beside(&self, in_hand: &[(String, Instant)]) -> Option<String> {
+        let mut tests = self.tests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        for (at, name) in tests.iter().enumerate() {
+            left.entry(class(name)).or_insert((0, at)).0 += 1;
+        }
+        for (name, _) in in_hand {
+            left.remove(class(name));
+        }
+        let (_, at) = left.into_values().max_by_key(|(count, at)| (*count, Reverse(*at)))?;
+        tests.remove(at)
+    }
+
     fn end(&self, name: String, verdict: Verdict, took: Duration, why: String) {
         // The receiver lives as long as the scope that runs the lanes.
         let _ = self.done.send(Outcome { suite: self.suite, name, verdict, took, why });
     }
+}
+
+/// The class of a test, where its name tells one; else the test itself.
+fn class(name: &str) -> &str {
+    name.split_once('#').map_or(name, |(class, _)| class)
 }
 
 /// Runs the tests, calling `seen` as each ends, and returns all outcomes.
@@ -190,7 +211,7 @@ fn resident(work: &Work<'_>, command: &dyn Fn() -> Command, slots: usize, lane: 
         let mut in_hand: Vec<(String, Instant)> = Vec::new();
         loop {
             while in_hand.len() < slots {
-                let Some(name) = waiting.take().or_else(|| work.take()) else { break };
+                let Some(name) = waiting.take().or_else(|| work.take_beside(&in_hand)) else { break };
                 driver.order(&name);
                 in_hand.push((name, Instant::now()));
             }
@@ -325,6 +346,23 @@ mod tests {
         let found = verdicts(driver, &["hang", "ok1", "ok2", "ok3"]);
         assert_eq!(found.values().filter(|v| **v == Verdict::Pass).count(), 3);
         assert_eq!(found["hang"], Verdict::Hang);
+    }
+
+    #[test]
+    fn tests_of_a_class_do_not_run_at_once() {
+        let (done, _ended) = mpsc::channel();
+        let tests = ["a#1", "b#1", "b#2", "c"].map(str::to_owned).into();
+        let logs = std::env::temp_dir();
+        let work = Work { suite: Suite::Java, tests: Mutex::new(tests), timeout: Duration::ZERO, logs: &logs, done };
+        let mut in_hand = Vec::new();
+        for expected in ["b#1", "a#1", "c"] {
+            let taken = work.take_beside(&in_hand);
+            assert_eq!(taken.as_deref(), Some(expected));
+            in_hand.extend(taken.map(|name| (name, Instant::now())));
+        }
+        assert_eq!(work.take_beside(&in_hand), None);
+        in_hand.remove(0);
+        assert_eq!(work.take_beside(&in_hand).as_deref(), Some("b#2"));
     }
 
     #[test]

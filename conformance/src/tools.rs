@@ -134,6 +134,8 @@ impl GoKit {
 pub struct JavaKit {
     /// The jar of the SDK's tests.
     pub tests: String,
+    /// The Java agent that the SDK's container has.
+    agent: String,
     /// Where the driver, our own pipeline, the SDK and what it needs are.
     pub class_path: String,
 }
@@ -164,22 +166,30 @@ impl JavaKit {
             command.arg("-cp").arg(format!("{}/*", jars.display())).arg("-d").arg(&classes).args(&sources);
             say_and_run("compiling the Java driver", &mut command)
         })?;
-        let tests = fs::read_dir(&jars)
+        let names: Vec<String> = fs::read_dir(&jars)
             .with_context(|| format!("cannot list {}", jars.display()))?
             .filter_map(|entry| entry.ok()?.path().into_os_string().into_string().ok())
-            .find(|path| path.contains("beam-sdks-java-core-") && path.ends_with("-tests.jar"))
-            .with_context(|| format!("no jar of the SDK's tests in {}", jars.display()))?;
-        Ok(Self { tests, class_path: format!("{}:{}/*", classes.display(), jars.display()) })
+            .collect();
+        let jar = |start: &str, end: &str| {
+            let found = names.iter().find(|path| path.contains(start) && path.ends_with(end)).cloned();
+            found.with_context(|| format!("no {start}*{end} in {}", jars.display()))
+        };
+        Ok(Self {
+            tests: jar("/beam-sdks-java-core-", "-tests.jar")?,
+            agent: jar("/jamm-", ".jar")?,
+            class_path: format!("{}:{}/*", classes.display(), jars.display()),
+        })
     }
 
-    /// The driver, under these system properties.
+    /// The driver, under these system properties. User code runs in it, so it is set up as the SDK's container is.
     pub fn java(&self, properties: &[String]) -> Command {
         let mut command = Command::new("java");
-        command.args(["-Xmx4g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"]).args(properties).args([
-            "-cp",
-            &self.class_path,
-            "Lane",
-        ]);
+        command
+            .arg("-Xmx4g")
+            .arg(format!("-javaagent:{}", self.agent))
+            .arg(format!("-Djava.security.properties={}", source_dir().join("java/harness.security").display()))
+            .args(properties)
+            .args(["-cp", &self.class_path, "Lane"]);
         command
     }
 }
