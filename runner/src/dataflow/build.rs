@@ -40,7 +40,7 @@ impl Shared {
                 Arc::new(SideInputTable::new(&job.budget, side_input.access, coder))
             });
         }
-        Shared { iterables: Arc::new(StoredIterables::default()), tables }
+        Shared { iterables: Arc::new(StoredIterables::new(&job.budget)), tables }
     }
 
     fn state(&self, stage: &Stage) -> Arc<dyn StateServer> {

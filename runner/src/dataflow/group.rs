@@ -242,7 +242,7 @@ fn encode_values(out: &mut Vec<u8>, group: &WindowGroup, iterables: Option<&Stor
         out.extend_from_slice(&bytes);
         position = next;
         if let (Some(iterables), Some(rest)) = (iterables, next) {
-            let token = iterables.insert(group.values.clone(), rest);
+            let token = iterables.insert(&group.values, rest)?;
             put_varint(out, u64::MAX);
             put_varint(out, token.len() as u64);
             out.extend_from_slice(&token);

@@ -313,7 +313,8 @@ fn frontier_never_regresses_and_epochs_align() {
                 let coder = ElementCoder { value: kv(WireCoder::Prefixed), window: WindowCoder::Global };
                 let routed = route::address(scope, "keyed", source, Route::ByKey(coder), Rc::clone(&reporter));
                 let routed = pass_on(scope, routed);
-                let nothing = Arc::new(bundle_state::StageState::new(Default::default(), Default::default()));
+                let iterables = Arc::new(crate::grouping::StoredIterables::new(&inside.budget));
+                let nothing = Arc::new(bundle_state::StageState::new(Default::default(), iterables));
                 let ends = (Rc::new(Flow::default()), Rc::clone(&reporter));
                 let out = super::stage::build(scope, &inside, StageId(1), routed, vec![], nothing, ends).remove(0);
                 check(scope, out, Arc::clone(&sink));

@@ -113,8 +113,10 @@ fn from_merge(merge: &mut Merge) -> io::Result<Option<KeyGroup>> {
 
 fn window_group(merge: &mut Merge, head: Head, loaded: &mut u64) -> io::Result<WindowGroup> {
     let mut parts = Vec::with_capacity(merge.taken().len());
+    // A large group may be kept for long, so none of it stays in memory, however small its parts are.
+    let large = head.totals.bytes > KEY_LIMIT;
     merge.sections(|reader, length| {
-        if length <= LOAD_LIMIT && *loaded + length <= KEY_LIMIT {
+        if !large && length <= LOAD_LIMIT && *loaded + length <= KEY_LIMIT {
             *loaded += length;
             parts.push(Values::loaded(reader.take(length as usize)?));
         } else {

@@ -155,11 +155,16 @@ impl RunWriter {
     }
 
     fn frame_header(&mut self, length: usize, count: u64) -> io::Result<()> {
-        let mut header = [0; FRAME_HEADER];
-        header[..4].copy_from_slice(&(length as u32).to_le_bytes());
-        header[4..].copy_from_slice(&(count as u32).to_le_bytes());
-        self.writer.write(&header)
+        self.writer.write(&encode_frame_header(length, count))
     }
+}
+
+/// Inverse of [`frame_header`]. A frame is shorter than 4 GiB, and has fewer values than that.
+pub(super) fn encode_frame_header(length: usize, count: u64) -> [u8; FRAME_HEADER] {
+    let mut header = [0; FRAME_HEADER];
+    header[..4].copy_from_slice(&(length as u32).to_le_bytes());
+    header[4..].copy_from_slice(&(count as u32).to_le_bytes());
+    header
 }
 
 /// Length and count of the frame at the start of `bytes`.
@@ -196,12 +201,12 @@ pub(crate) struct RunReader {
 impl RunReader {
     /// A reader of all of a run.
     pub(crate) fn new(run: &Run) -> RunReader {
-        RunReader::at(run, run.start)
+        RunReader::at(run, run.start, READ_AHEAD)
     }
 
-    /// A reader from the record that starts at `position`.
-    pub(crate) fn at(run: &Run, position: u64) -> RunReader {
-        RunReader { reader: SpillReader::new(Arc::clone(&run.file), position, run.end, READ_AHEAD), rest: 0 }
+    /// A reader from the record that starts at `position`, which reads `ahead` bytes at once.
+    pub(crate) fn at(run: &Run, position: u64, ahead: usize) -> RunReader {
+        RunReader { reader: SpillReader::new(Arc::clone(&run.file), position, run.end, ahead), rest: 0 }
     }
 
     /// The head of the next record; the values of the last one are skipped.

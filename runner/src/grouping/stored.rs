@@ -2,14 +2,16 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
 
 use super::{Continuations, Values};
 use crate::executor::{StateError, StatePage};
+use crate::memory::{Budget, SpillWriter};
 
 const SHARDS: usize = 16;
 
@@ -19,44 +21,48 @@ const PAGE: usize = 1 << 20;
 /// The rests of iterables whose starts went out with a token, for all workers of a process. The harness asks for them
 /// with `StateKey::Runner`.
 ///
+/// Nobody knows for how long they will be asked for, so their values are on disk: what was in memory is written to a
+/// file, of which a new one is begun now and then, so that the space of iterables that are forgotten comes back.
+///
 /// A token says which registry made it, so that one from another process is refused and not mistaken.
 #[derive(Debug)]
 pub struct StoredIterables {
     identity: u64,
     next: AtomicU64,
-    shards: [Mutex<HashMap<u64, Stored>>; SHARDS],
+    shards: [Mutex<HashMap<u64, Values>>; SHARDS],
     continuations: Continuations,
+    budget: Budget,
+    writer: Mutex<Option<SpillWriter>>,
 }
 
-#[derive(Clone, Debug)]
-struct Stored {
-    values: Values,
-    start: u64,
-}
-
-impl Default for StoredIterables {
-    fn default() -> Self {
-        // The standard library's per-process random keys.
-        let identity = RandomState::new().build_hasher().finish();
-        let (shards, continuations) = Default::default();
-        StoredIterables { identity, next: AtomicU64::new(0), shards, continuations }
-    }
-}
+/// Bytes after which a new file is begun.
+const FILE: u64 = 256 << 20;
 
 impl StoredIterables {
-    /// An empty registry.
-    pub fn new() -> StoredIterables {
-        StoredIterables::default()
+    /// An empty registry that stores in the budget's folder.
+    pub fn new(budget: &Budget) -> StoredIterables {
+        // The standard library's per-process random keys.
+        let identity = RandomState::new().build_hasher().finish();
+        let (next, shards, continuations, writer) = Default::default();
+        StoredIterables { identity, next, shards, continuations, budget: budget.clone(), writer }
     }
 
     /// Keeps `values` from position `start` on. The token names them until [`StoredIterables::remove`].
-    pub fn insert(&self, values: Values, start: u64) -> Bytes {
+    pub fn insert(&self, values: &Values, start: u64) -> io::Result<Bytes> {
+        let stored = {
+            let mut writer = lock(&self.writer);
+            let writer = match &mut *writer {
+                Some(writer) if writer.position() < FILE => writer,
+                other => other.insert(SpillWriter::create(&self.budget)?),
+            };
+            values.store(start, writer)?
+        };
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.shard(number).insert(number, Stored { values, start });
+        self.shard(number).insert(number, stored);
         let mut token = Vec::with_capacity(16);
         token.extend_from_slice(&self.identity.to_be_bytes());
         token.extend_from_slice(&number.to_be_bytes());
-        token.into()
+        Ok(token.into())
     }
 
     /// One page of what `token` names; `continuation` comes from the page before, empty for the first.
@@ -64,9 +70,8 @@ impl StoredIterables {
         let unknown = || StateError::Unknown(format!("the rest of an iterable, token {}", hex(token)));
         let number = self.number(token).ok_or_else(unknown)?;
         let stored = self.shard(number).get(&number).cloned().ok_or_else(unknown)?;
-        let position = self.continuations.open(number, continuation)?.unwrap_or(stored.start);
-        let (data, _, next) =
-            stored.values.page(position, PAGE).map_err(|error| StateError::Storage(error.to_string()))?;
+        let position = self.continuations.open(number, continuation)?.unwrap_or(0);
+        let (data, _, next) = stored.page(position, PAGE).map_err(|error| StateError::Storage(error.to_string()))?;
         let continuation = next.map_or_else(Bytes::new, |next| self.continuations.seal(number, next));
         Ok(StatePage { data, continuation })
     }
@@ -78,7 +83,7 @@ impl StoredIterables {
 
     /// How many iterables are stored.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 
     /// True when none is stored.
@@ -92,10 +97,14 @@ impl StoredIterables {
         (u64::from_be_bytes(*identity) == self.identity).then_some(number)
     }
 
-    fn shard(&self, number: u64) -> std::sync::MutexGuard<'_, HashMap<u64, Stored>> {
-        // Every change is one insertion or removal, so what a panicking thread leaves is whole.
-        self.shards[number as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    fn shard(&self, number: u64) -> MutexGuard<'_, HashMap<u64, Values>> {
+        lock(&self.shards[number as usize % SHARDS])
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change is one insertion, removal or append, so what a panicking thread leaves is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn hex(bytes: &[u8]) -> String {

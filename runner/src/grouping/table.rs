@@ -152,7 +152,11 @@ impl GrowingTable {
             return Place { key_hash, key: None, group: None };
         };
         let head = self.keys[index as usize].head;
-        if self.window(head) == window {
+        let same_window = match window {
+            [] => self.groups[head as usize].window_length == 0,
+            _ => self.window(head) == window,
+        };
+        if same_window {
             return Place { key_hash, key: Some(index), group: Some(head) };
         }
         let window_hash = window_hash(key_hash, window);

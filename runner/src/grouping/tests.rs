@@ -260,39 +260,50 @@ fn a_buffer_that_cannot_spill_says_where() {
     assert!(message.contains(missing.to_str().unwrap()), "{message}");
 }
 
-#[test]
-fn stored_iterables_are_read_page_by_page() {
-    let mut under = Under::floor(0);
+/// One group of 300 values of 20,000 bytes, in memory or on disk.
+fn large_group(floor: usize) -> (tempfile::TempDir, Budget, Values) {
+    let mut under = Under::floor(floor);
     for index in 0..300u32 {
         under.add(b"key", b"", 0, &vec![index as u8; 20_000]);
     }
-    let values = under.buffer.finish().unwrap().next().unwrap().unwrap().windows[0].values.clone();
-    let all = read(&values, 1 << 20);
-    let (first, _, rest) = values.page(0, 100_000).unwrap();
-    let stored = StoredIterables::new();
-    let token = stored.insert(values.clone(), rest.unwrap());
-    let other = stored.insert(values, 0);
-    let mut found = split(&first);
-    let mut continuation = bytes::Bytes::new();
-    loop {
-        let page = stored.get(&token, &continuation).unwrap();
-        assert!(page.data.len() <= 1 << 20);
-        found.extend(split(&page.data));
-        continuation = page.continuation;
-        if continuation.is_empty() {
-            break;
+    let Under { _folder, budget, buffer, .. } = under;
+    let values = buffer.finish().unwrap().next().unwrap().unwrap().windows[0].values.clone();
+    (_folder, budget, values)
+}
+
+#[test]
+fn stored_iterables_are_read_page_by_page() {
+    for floor in [0, usize::MAX] {
+        let (_folder, budget, values) = large_group(floor);
+        let all = read(&values, 1 << 20);
+        let (first, _, rest) = values.page(0, 100_000).unwrap();
+        let stored = StoredIterables::new(&budget);
+        let token = stored.insert(&values, rest.unwrap()).unwrap();
+        let other = stored.insert(&values, 0).unwrap();
+        drop(values);
+        assert_eq!(budget.used(), 0, "what is stored needs no memory");
+        let mut found = split(&first);
+        let mut continuation = bytes::Bytes::new();
+        loop {
+            let page = stored.get(&token, &continuation).unwrap();
+            assert!(page.data.len() <= 1 << 20);
+            found.extend(split(&page.data));
+            continuation = page.continuation;
+            if continuation.is_empty() {
+                break;
+            }
+            let mut damaged = continuation.to_vec();
+            damaged[3] ^= 1;
+            assert!(matches!(stored.get(&token, &damaged), Err(StateError::Unknown(_))));
+            assert!(matches!(stored.get(&other, &continuation), Err(StateError::Unknown(_))));
+            assert!(matches!(stored.get(&token, &continuation[..5]), Err(StateError::Unknown(_))));
         }
-        let mut damaged = continuation.to_vec();
-        damaged[3] ^= 1;
-        assert!(matches!(stored.get(&token, &damaged), Err(StateError::Unknown(_))));
-        assert!(matches!(stored.get(&other, &continuation), Err(StateError::Unknown(_))));
-        assert!(matches!(stored.get(&token, &continuation[..5]), Err(StateError::Unknown(_))));
+        assert_eq!(found, all);
+        // Another process's tokens, and forgotten ones, are refused.
+        assert!(matches!(StoredIterables::new(&budget).get(&token, b""), Err(StateError::Unknown(_))));
+        assert_eq!(stored.len(), 2);
+        assert!(stored.remove(&token) && !stored.remove(&token));
+        assert!(matches!(stored.get(&token, b""), Err(StateError::Unknown(_))));
+        assert!(stored.get(b"", b"").is_err());
     }
-    assert_eq!(found, all);
-    // Another process's tokens, and forgotten ones, are refused.
-    assert!(matches!(StoredIterables::new().get(&token, b""), Err(StateError::Unknown(_))));
-    assert_eq!(stored.len(), 2);
-    assert!(stored.remove(&token) && !stored.remove(&token));
-    assert!(matches!(stored.get(&token, b""), Err(StateError::Unknown(_))));
-    assert!(stored.get(b"", b"").is_err());
 }

@@ -7,8 +7,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::FRAME;
 use super::arena::Spot;
-use super::run::{FRAME_HEADER, Section, damaged, frame_header};
+use super::run::{FRAME_HEADER, Section, damaged, encode_frame_header, frame_header};
 use super::table::Table;
+use crate::memory::SpillWriter;
 
 /// Encoded values of one group. Cloning is cheap, and what is on disk stays readable as long as a clone lives.
 ///
@@ -50,8 +51,9 @@ impl Page {
         if self.rest.is_empty() { self.first.len() } else { self.rest.len() }
     }
 
-    fn has_room(&self, length: usize, limit: usize) -> bool {
-        self.elements == 0 || self.len() + length <= limit
+    /// Whether a frame may join. The number of values in a page is that of a frame at most: four bytes.
+    fn has_room(&self, length: usize, count: u64, limit: usize) -> bool {
+        self.elements == 0 || self.len() + length <= limit && self.elements + count <= u64::from(u32::MAX)
     }
 
     fn push(&mut self, values: Bytes, count: u64) {
@@ -130,6 +132,30 @@ impl Values {
         Ok((bytes, elements, next))
     }
 
+    /// The same values from `position` on, with whatever of them is in memory written to a file: for values that are
+    /// kept for long, which must not keep the memory of all the groups they were gathered with.
+    pub(super) fn store(&self, position: u64, writer: &mut SpillWriter) -> io::Result<Values> {
+        if let Pieces::One(Piece::Disk(section)) = &self.pieces {
+            let position = position.min(section.length);
+            let (offset, length) = (section.offset + position, section.length - position);
+            return Ok(Values::on_disk(Section { file: Arc::clone(&section.file), offset, length }));
+        }
+        let offset = writer.position();
+        let mut next = Some(position);
+        while let Some(position) = next {
+            // One frame, or several in one: both are frames.
+            let (values, count, after) = self.page(position, FRAME)?;
+            next = after;
+            if count > 0 {
+                writer.write(&encode_frame_header(values.len(), count))?;
+                writer.write(&values)?;
+            }
+        }
+        writer.flush()?;
+        let length = writer.position() - offset;
+        Ok(Values::on_disk(Section { file: Arc::clone(writer.file()), offset, length }))
+    }
+
     /// Reads all pages in turn.
     pub fn cursor(&self) -> Cursor {
         Cursor { values: self.clone(), next: Some(0) }
@@ -154,7 +180,7 @@ impl Piece {
                 let mut spot = if position == 0 { *first } else { Spot(position as u32) };
                 while spot != Spot::NONE {
                     let frame = table.frame(spot);
-                    if !page.has_room(frame.length, limit) {
+                    if !page.has_room(frame.length, frame.count, limit) {
                         return Ok(Some(u64::from(spot.0)));
                     }
                     page.push(table.share_frame(&frame), frame.count);
@@ -181,7 +207,7 @@ fn frames(bytes: &Bytes, limit: usize, page: &mut Page) -> io::Result<(usize, Op
             return Ok((at, Some(FRAME_HEADER)));
         }
         let (length, count) = frame_header(&bytes[at..])?;
-        if !page.has_room(length, limit) {
+        if !page.has_room(length, count, limit) {
             return Ok((at, None));
         }
         let (start, end) = (at + FRAME_HEADER, at + FRAME_HEADER + length);

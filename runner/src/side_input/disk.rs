@@ -1,6 +1,5 @@
 //! A side input that is on disk.
 
-use std::cmp::Ordering;
 use std::io;
 
 use bytes::Bytes;
@@ -9,8 +8,15 @@ use super::storage;
 use crate::executor::StateError;
 use crate::grouping::{Head, Run, RunReader, Values, hash};
 
-/// Bytes of the run between two entries of the index: what a lookup reads.
-const STRIDE: u64 = 32 << 10;
+/// Bytes of the run between two entries of the index: about what a lookup reads. An entry of the index takes about a
+/// hundred bytes of memory.
+const STRIDE: u64 = 16 << 10;
+
+/// Bytes read at once when a window is listed.
+const READ_AHEAD: usize = 256 << 10;
+
+/// A section up to this length is taken from the reader's buffer.
+const LOAD_LIMIT: u64 = 64 << 10;
 
 /// Where some of the records are, in the order of the run.
 #[derive(Debug, Default)]
@@ -64,7 +70,7 @@ impl Disk {
 
     pub(super) fn find(&self, window: &[u8], key: &[u8]) -> io::Result<Option<Values>> {
         let hash = hash(window);
-        let Some((mut reader, _, head)) = self.seek(hash, window, key)? else { return Ok(None) };
+        let Some((mut reader, _, head)) = self.seek((hash, window, key), STRIDE as usize)? else { return Ok(None) };
         if order(head.hash, &head.key, &head.window) != order(hash, window, key) {
             return Ok(None);
         }
@@ -80,10 +86,10 @@ impl Disk {
     ) -> Result<Option<u64>, StateError> {
         let found = match position {
             Some(position) => {
-                let mut reader = RunReader::at(&self.run, position);
+                let mut reader = RunReader::at(&self.run, position, READ_AHEAD);
                 reader.next().map_err(storage)?.map(|head| (reader, position, head))
             }
-            None => self.seek(hash(window), window, b"").map_err(storage)?,
+            None => self.seek((hash(window), window, b""), READ_AHEAD).map_err(storage)?,
         };
         let Some((mut reader, mut position, mut head)) = found else { return Ok(None) };
         while head.key == window {
@@ -100,12 +106,13 @@ impl Disk {
         Ok(None)
     }
 
-    /// The first record that is not before the one sought, and a reader that has just read its head.
-    fn seek(&self, hash: u64, window: &[u8], key: &[u8]) -> io::Result<Option<(RunReader, u64, Head)>> {
+    /// The first record that is not before the one sought, where it starts, and a reader that has just read its head.
+    fn seek(&self, sought: (u64, &[u8], &[u8]), ahead: usize) -> io::Result<Option<(RunReader, u64, Head)>> {
+        let (hash, window, key) = sought;
         let Some(mut position) = self.index.before(hash, window, key) else { return Ok(None) };
-        let mut reader = RunReader::at(&self.run, position);
+        let mut reader = RunReader::at(&self.run, position, ahead);
         while let Some(head) = reader.next()? {
-            if order(head.hash, &head.key, &head.window).cmp(&order(hash, window, key)) != Ordering::Less {
+            if order(head.hash, &head.key, &head.window) >= sought {
                 return Ok(Some((reader, position, head)));
             }
             position = reader.position();
@@ -116,7 +123,7 @@ impl Disk {
 
 /// The values of the record that was just read: small ones from the reader's buffer.
 fn values(reader: &mut RunReader, head: &Head) -> io::Result<Values> {
-    if head.section <= STRIDE {
+    if head.section <= LOAD_LIMIT {
         return Ok(Values::loaded(reader.take_section()?));
     }
     Ok(Values::on_disk(reader.section()))
