@@ -226,8 +226,13 @@ def unsupported(p):
   p | TestStream().add_elements([1]).advance_watermark_to_infinity()
 
 
+def read(p):
+  """A read, which Python takes apart into a splittable DoFn under the name of the deprecated primitive."""
+  p | beam.io.ReadFromText(__file__) | beam.Map(print)
+
+
 PIPELINES = [
-    wordcount, grouping_chain, side_inputs, side_input_of_itself, siblings, flatten_of_differing_coders,
+    wordcount, read, grouping_chain, side_inputs, side_input_of_itself, siblings, flatten_of_differing_coders,
     flatten_of_nothing, sessions, custom_windows, custom_merging_windows, splittable, packed_combines,
     counting_trigger, reshuffle, cogroup, several_outputs, rows, unsupported
 ]

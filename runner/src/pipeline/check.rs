@@ -9,7 +9,7 @@ use prost::Message;
 use super::coders::CoderCheck;
 use super::refusal::{Findings, Refusal};
 use super::{
-    CoderName, EnvironmentName, Kind, PCollectionName, Pipeline, Transform, WindowingName, needs, resolve,
+    CoderName, EnvironmentName, Kind, PCollectionName, Pipeline, Transform, Unbounded, WindowingName, needs, resolve,
     topological_order, window,
 };
 
@@ -23,7 +23,7 @@ const REQUIREMENTS_SEEN_IN_TRANSFORMS: &[&str] = &[
     requirement::REQUIRES_ON_WINDOW_EXPIRATION,
 ];
 
-pub(super) fn validate(proto: pb::Pipeline) -> Result<Pipeline, Refusal> {
+pub(super) fn validate(proto: pb::Pipeline, unbounded: Unbounded) -> Result<Pipeline, Refusal> {
     let mut findings = Findings::default();
     for requirement in &proto.requirements {
         if !REQUIREMENTS_SEEN_IN_TRANSFORMS.contains(&requirement.as_str()) {
@@ -41,6 +41,9 @@ pub(super) fn validate(proto: pb::Pipeline) -> Result<Pipeline, Refusal> {
         }
     }
     references(&transforms, components, &mut findings);
+    if unbounded == Unbounded::Refuse {
+        bounds(&transforms, components, &mut findings);
+    }
     findings.conclude()?;
 
     let mut findings = Findings::default();
@@ -127,15 +130,17 @@ fn references(transforms: &[Transform], components: &pb::Components, findings: &
             window::check(windowing, strategy, findings);
             coders.check(&strategy.window_coder_id, &format!("windowing strategy \"{windowing}\""), findings);
         }
-        let unbounded = transform.outputs.values().any(|id| {
-            components
-                .pcollections
-                .get(&id.0)
-                .is_some_and(|pcollection| pcollection.is_bounded() == pb::is_bounded::Enum::Unbounded)
-        });
-        if unbounded {
-            findings.transform(name, "gives an unbounded PCollection, which is not supported yet");
-        }
+    }
+}
+
+/// That everything is bounded. Only where it begins is reported: the rest follows from it.
+fn bounds(transforms: &[Transform], components: &pb::Components, findings: &mut Findings) {
+    let unbounded = |ids: &BTreeMap<String, PCollectionName>| {
+        let mut protos = ids.values().filter_map(|id| components.pcollections.get(&id.0));
+        protos.any(|proto| proto.is_bounded() == pb::is_bounded::Enum::Unbounded)
+    };
+    for transform in transforms.iter().filter(|it| unbounded(&it.outputs) && !unbounded(&it.inputs)) {
+        findings.transform(&transform.unique_name, "gives an unbounded PCollection, which is not supported yet");
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use ferrobeam_proto::pipeline as pb;
 use prost::Message;
 
-use super::{Pipeline, Refusal};
+use super::{Pipeline, Refusal, Unbounded};
 use crate::plan::{self, PlanOptions};
 
 fn spec(urn: &str, payload: impl Into<Bytes>) -> Option<pb::FunctionSpec> {
@@ -423,4 +423,20 @@ fn a_grouping_reads_what_its_output_can_be_read_as() {
     keyed/group/i0: kv(prefixed, prefixed) in global windows
     groups: kv(prefixed, state_backed_iterable(prefixed)) in global windows
     "#);
+}
+
+#[test]
+fn only_where_unboundedness_begins_is_reported() {
+    let mut builder = Builder::new();
+    builder.step("source", "start", "kv");
+    builder.step("keyed", "source", "kv");
+    builder.pcollection("groups", "grouped");
+    builder.leaf("group", "group_by_key", "", &["keyed"], &["groups"]);
+    for id in ["source", "keyed", "groups"] {
+        builder.components().pcollections.get_mut(id).unwrap().is_bounded = pb::is_bounded::Enum::Unbounded.into();
+    }
+    let until_it_ends = Pipeline::validate(builder.0.clone(), Unbounded::RunUntilItEnds).unwrap();
+    assert_eq!(until_it_ends.waits_for_the_end().collect::<Vec<_>>(), ["the group"]);
+    let refusal = builder.plan().unwrap_err();
+    assert_eq!(refusal.transforms().collect::<Vec<_>>(), ["the source"]);
 }
