@@ -112,7 +112,8 @@ async fn a_python_process_runs_bundles() {
     run(&bridge, log, &[b"something"]).await.unwrap();
     let entry = entry.await;
     assert_eq!(entry.severity, Severity::Warn);
-    assert_eq!(entry.environment, "python");
+    assert_eq!((entry.environment.as_str(), entry.stage.as_str()), ("python", "log"));
+    assert_eq!((entry.transform.as_str(), entry.transform_name.as_str()), ("step", "user's log"));
 
     // Outputs past what is held in memory, and an input past any default message size.
     let large = vec![b'z'; 3 << 20];

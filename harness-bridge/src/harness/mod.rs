@@ -6,7 +6,7 @@
 
 mod registry;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,11 +18,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::bundle::Exchange;
 use crate::monitoring::ShortIds;
+use crate::stage::Stage;
 
 pub(crate) use registry::Harnesses;
 
 /// How many messages to a harness may wait for its data stream to take them; each holds about a mebibyte.
 const OUTBOUND_MESSAGES: usize = 4;
+
+/// How many bundles that are over are remembered.
+const PAST_BUNDLES: usize = 128;
 
 /// How far a harness got.
 #[derive(Clone, Debug)]
@@ -56,6 +60,8 @@ pub(crate) struct Harness {
     next_instruction: AtomicU64,
     waiting: Mutex<HashMap<String, oneshot::Sender<InstructionResponse>>>,
     bundles: Mutex<HashMap<String, Arc<Exchange>>>,
+    /// The stages of the last bundles that are over: what they logged may still be on its way.
+    past: Mutex<VecDeque<(String, Arc<Stage>)>>,
     /// The outbound half of its data stream, once there is one.
     data: watch::Sender<Option<mpsc::Sender<Elements>>>,
     status: Mutex<Option<mpsc::Sender<WorkerStatusRequest>>>,
@@ -119,6 +125,7 @@ impl Harness {
             next_instruction: AtomicU64::new(1),
             waiting: Mutex::default(),
             bundles: Mutex::default(),
+            past: Mutex::default(),
             data: watch::Sender::new(None),
             status: Mutex::new(None),
             status_waiting: Mutex::default(),
@@ -307,7 +314,21 @@ impl Harness {
     }
 
     pub(crate) fn forget(&self, instruction: &str) {
-        lock(&self.bundles).remove(instruction);
+        let Some((instruction, exchange)) = lock(&self.bundles).remove_entry(instruction) else { return };
+        let mut past = lock(&self.past);
+        if past.len() == PAST_BUNDLES {
+            past.pop_front();
+        }
+        past.push_back((instruction, exchange.stage.clone()));
+    }
+
+    /// The stage that an instruction runs or lately ran.
+    pub(crate) fn stage_of(&self, instruction: &str) -> Option<Arc<Stage>> {
+        if let Some(exchange) = lock(&self.bundles).get(instruction) {
+            return Some(exchange.stage.clone());
+        }
+        let past = lock(&self.past);
+        past.iter().rev().find(|(known, _)| known == instruction).map(|(_, stage)| stage.clone())
     }
 
     pub(crate) fn lookup(&self, instruction: &str) -> Lookup {

@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Outbound;
-use crate::harness::{Harness, Lookup, StreamKind};
+use crate::harness::{Harness, StreamKind};
 use crate::log::{HarnessLog, Severity};
 use crate::shared::Shared;
 
@@ -63,9 +63,9 @@ fn from_proto(entry: LogEntry, harness: &Harness) -> HarnessLog {
     };
     let time = entry.timestamp.and_then(time_from_proto).unwrap_or_else(SystemTime::now);
     let (mut stage, mut transform_name) = (String::new(), String::new());
-    if let Lookup::Open(exchange) = harness.lookup(&entry.instruction_id) {
-        stage.clone_from(&exchange.stage.name);
-        transform_name = exchange.stage.transform_name(&entry.transform_id).unwrap_or_default().to_owned();
+    if let Some(known) = harness.stage_of(&entry.instruction_id) {
+        stage.clone_from(&known.name);
+        transform_name = known.transform_name(&entry.transform_id).unwrap_or_default().to_owned();
     }
     HarnessLog {
         severity,
