@@ -17,7 +17,7 @@ use super::flow::{Flow, VISIT_LIMIT};
 use super::merge::Merger;
 use super::route::{self, Route};
 use super::run::Reporter;
-use crate::element::{Batch, BatchBuilder, ElementCoder, WireCoder, put_varint};
+use crate::element::{Batch, BatchBuilder, ElementCoder, MAX_ELEMENT, WireCoder, put_varint};
 use crate::grouping::{GroupBuffer, Groups, KeyGroup, StoredIterables, Values, WindowGroup};
 use crate::memory::Budget;
 use crate::time::{Moment, Timestamp};
@@ -25,6 +25,8 @@ use crate::windowing::{Merging, Windowing, merge_sessions};
 
 /// Values above this many bytes are sent by reference where the coder allows it.
 const INLINE_LIMIT: u64 = 1 << 20;
+/// Windows of one key taken at once, where they do not merge.
+const WINDOWS: usize = 16;
 /// A batch is sent on once it holds this many bytes.
 const BATCH_BYTES: usize = 1 << 20;
 /// The pane of a window's only firing: first, last, on time, index 0 (pane encoding of the windowed value coder).
@@ -157,6 +159,9 @@ impl Operator {
             }
             let storage = |error: std::io::Error| self.reporter.storage(&self.grouping.name, &error);
             let ready = match &mut self.merger {
+                None if self.encoder.windowing.merging == Merging::None => {
+                    groups.next_part(WINDOWS).map_err(storage)?
+                }
                 None => groups.next().map_err(storage)?,
                 Some(merger) => {
                     merger.fill(groups).map_err(storage)?;
@@ -172,13 +177,15 @@ impl Operator {
                 }
             };
             let done = ready.is_none();
-            if let Some(group) = ready {
-                self.encoder.group(group).map_err(storage)?;
-            }
-            if self.encoder.batch.bytes() >= BATCH_BYTES || done {
-                let batch = self.encoder.batch.finish();
+            let mut give = |batch: Batch| {
                 sent += batch.data().len();
                 give(batch);
+            };
+            if let Some(group) = ready {
+                self.encoder.group(group, &mut give).map_err(storage)?;
+            }
+            if done {
+                give(self.encoder.batch.finish());
             }
             if done {
                 return Ok(true);
@@ -197,7 +204,8 @@ struct Encoder {
 }
 
 impl Encoder {
-    fn group(&mut self, group: KeyGroup) -> std::io::Result<()> {
+    /// Encodes a key's groups, and gives every batch that is full with them.
+    fn group(&mut self, group: KeyGroup, give: &mut impl FnMut(Batch)) -> std::io::Result<()> {
         let KeyGroup { key, windows } = group;
         let windows = match self.windowing.merging {
             Merging::Sessions => sessions(windows)?,
@@ -205,6 +213,9 @@ impl Encoder {
         };
         for window in windows {
             self.window(&key, window)?;
+            if self.batch.bytes() >= BATCH_BYTES {
+                give(self.batch.finish());
+            }
         }
         Ok(())
     }
@@ -220,6 +231,11 @@ impl Encoder {
         out.extend_from_slice(ONLY_PANE);
         out.extend_from_slice(key);
         let by_reference = self.state_backed && group.bytes > INLINE_LIMIT;
+        if !by_reference && group.bytes > MAX_ELEMENT as u64 {
+            let (count, bytes) = (group.count, group.bytes);
+            let what = format!("a group of {count} values ({bytes} bytes) is too long to be one element");
+            return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, what));
+        }
         encode_values(out, &group, by_reference.then_some(&*self.iterables))?;
         self.batch.push(out, Timestamp::MIN);
         Ok(())

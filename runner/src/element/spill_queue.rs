@@ -8,7 +8,8 @@ use super::Batch;
 use crate::memory::{Budget, Reservation, SpillReader, SpillWriter};
 use crate::time::Timestamp;
 
-/// Bytes after which a new file is begun, so that a queue that is never empty still gives space back.
+/// Bytes after which a second file is begun, so that a queue that is never empty still gives space back. Later files are
+/// longer, up to sixteen times, so that a long queue does not use up the file handles.
 const SEGMENT: u64 = 64 << 20;
 
 /// Bytes read at once.
@@ -66,7 +67,8 @@ impl SpillQueue {
     }
 
     fn store(&mut self, batch: &Batch) -> io::Result<()> {
-        if self.disk.back().is_none_or(|segment| segment.writer.position() >= SEGMENT) {
+        let limit = SEGMENT << self.disk.len().saturating_sub(1).min(4);
+        if self.disk.back().is_none_or(|segment| segment.writer.position() >= limit) {
             if let Some(full) = self.disk.back_mut() {
                 full.seal()?;
             }

@@ -57,13 +57,18 @@ pub struct Groups {
 
 #[derive(Debug)]
 enum Source {
-    Memory { table: Arc<Table>, next: usize },
+    /// The next key, and the next of its groups if some were given.
+    Memory {
+        table: Arc<Table>,
+        key: usize,
+        group: Option<usize>,
+    },
     Merge(Box<Merge>),
 }
 
 impl Groups {
     pub(super) fn memory(table: Table) -> Groups {
-        Groups { source: Source::Memory { table: Arc::new(table), next: 0 } }
+        Groups { source: Source::Memory { table: Arc::new(table), key: 0, group: None } }
     }
 
     pub(super) fn merge(merge: Merge) -> Groups {
@@ -73,37 +78,47 @@ impl Groups {
     /// The next key; `None` when all were given.
     #[allow(clippy::should_implement_trait)] // Fails, and is not meant to be collected.
     pub fn next(&mut self) -> io::Result<Option<KeyGroup>> {
+        self.next_part(usize::MAX)
+    }
+
+    /// As [`Groups::next`], with at most `limit` windows (or one); the key comes again with the next of them. For
+    /// windows that do not merge, so that the memory for a key does not grow with their number.
+    pub fn next_part(&mut self, limit: usize) -> io::Result<Option<KeyGroup>> {
         match &mut self.source {
-            Source::Memory { table, next } => {
-                if *next == table.keys() {
-                    return Ok(None);
-                }
-                *next += 1;
-                Ok(Some(from_table(table, *next - 1)))
-            }
-            Source::Merge(merge) => from_merge(merge),
+            Source::Memory { table, key, group } => Ok(from_table(table, key, group, limit)),
+            Source::Merge(merge) => from_merge(merge, limit),
         }
     }
 }
 
-fn from_table(table: &Arc<Table>, key: usize) -> KeyGroup {
+fn from_table(table: &Arc<Table>, key: &mut usize, group: &mut Option<usize>, limit: usize) -> Option<KeyGroup> {
+    if *key == table.keys() {
+        return None;
+    }
     let mut windows = Vec::with_capacity(1);
-    let mut next = Some(table.first_group(key));
-    while let Some(group) = next {
+    let mut next = Some(group.unwrap_or_else(|| table.first_group(*key)));
+    while let Some(group) = next
+        && (windows.is_empty() || windows.len() < limit)
+    {
         let values = Values::in_table(Arc::clone(table), group);
         windows.push(WindowGroup::new(table.window(group), table.totals(group), values));
         next = table.next_group(group);
     }
-    KeyGroup { key: table.key(key), windows }
+    let given = KeyGroup { key: table.key(*key), windows };
+    if next.is_none() {
+        *key += 1;
+    }
+    *group = next;
+    Some(given)
 }
 
-fn from_merge(merge: &mut Merge) -> io::Result<Option<KeyGroup>> {
+fn from_merge(merge: &mut Merge, limit: usize) -> io::Result<Option<KeyGroup>> {
     let Some(head) = merge.pop()? else { return Ok(None) };
     let (hash, key) = (head.hash, head.key.clone());
     let mut loaded = 0;
     let mut windows = Vec::with_capacity(1);
     windows.push(window_group(merge, head, &mut loaded)?);
-    while merge.peek()?.is_some_and(|next| next == (hash, &key)) {
+    while windows.len() < limit && merge.peek()?.is_some_and(|next| next == (hash, &key)) {
         if let Some(head) = merge.pop()? {
             windows.push(window_group(merge, head, &mut loaded)?);
         }

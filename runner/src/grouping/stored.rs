@@ -36,7 +36,7 @@ pub struct StoredIterables {
 }
 
 /// Bytes after which a new file is begun.
-const FILE: u64 = 256 << 20;
+const FILE: u64 = 1 << 30;
 
 impl StoredIterables {
     /// An empty registry that stores in the budget's folder.

@@ -49,14 +49,23 @@ impl Under {
     }
 
     fn check(self, limit: usize) -> Budget {
+        self.check_parts(limit, usize::MAX)
+    }
+
+    /// Reads pages of `limit` bytes, and at most `windows` windows of a key at once.
+    fn check_parts(self, limit: usize, windows: usize) -> Budget {
         let Under { _folder, budget, buffer, mut model } = self;
         model.values_mut().for_each(|group| group.values.sort_unstable());
         let mut groups = buffer.finish().unwrap();
         let mut keys = 0;
         let mut seen = Model::new();
-        while let Some(group) = groups.next().unwrap() {
-            keys += 1;
-            assert!(!group.windows.is_empty());
+        let mut last = None;
+        while let Some(group) = groups.next_part(windows).unwrap() {
+            assert!((1..=windows.max(1)).contains(&group.windows.len()));
+            if last.as_ref() != Some(&group.key) {
+                keys += 1;
+                last = Some(group.key.clone());
+            }
             for window in group.windows {
                 let mut values = read(&window.values, limit);
                 assert_eq!(window.count, values.len() as u64);
@@ -128,6 +137,7 @@ proptest! {
         added in vec((0..12u8, 0..4usize, 0..5u8, any::<i64>(), length()), 0..250),
         floor in prop_oneof![Just(0usize), Just(20_000), Just(200_000), Just(100 << 20)],
         limit in prop_oneof![1..2000usize, Just(1 << 20)],
+        windows in prop_oneof![Just(usize::MAX), 0..4usize],
     ) {
         let mut under = Under::floor(floor);
         for (index, (key, key_length, window, timestamp, length)) in added.into_iter().enumerate() {
@@ -135,7 +145,7 @@ proptest! {
             // Keys that are prefixes of each other, and the empty one; as many windows, the empty one among them.
             under.add(&vec![key; key_length], &vec![7; window as usize], timestamp, &value);
         }
-        let budget = under.check(limit);
+        let budget = under.check_parts(limit, windows);
         prop_assert_eq!(budget.used(), 0);
     }
 }

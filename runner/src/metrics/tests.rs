@@ -93,7 +93,8 @@ fn paths(payload: &[u8]) -> Vec<String> {
 fn each_type_merges_by_its_rule() {
     let wide =
         |values: &[i64]| [ints(&values[..1]), doubles(&values[1..].iter().map(|v| *v as f64).collect::<Vec<_>>())];
-    let cases: [(&str, Vec<Vec<u8>>, Vec<u8>); 22] = [
+    type Case = (&'static str, Vec<Vec<u8>>, Vec<u8>);
+    let cases: [Case; 22] = [
         (types::SUM_INT64_TYPE, vec![ints(&[3]), ints(&[-5])], ints(&[-2])),
         (types::SUM_INT64_TYPE, vec![ints(&[i64::MAX]), ints(&[1])], ints(&[i64::MIN])),
         (types::SUM_DOUBLE_TYPE, vec![doubles(&[0.5]), doubles(&[1.25])], doubles(&[1.75])),
