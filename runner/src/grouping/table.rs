@@ -176,8 +176,8 @@ impl GrowingTable {
     fn frame_capacity(&self, group: Option<u32>, value: usize) -> usize {
         let so_far = group.map_or(0, |group| self.groups[group as usize].bytes as usize);
         let capacity = if value > FRAME / 8 { value } else { so_far.clamp(value, FRAME) };
-        // Whole units: the frame's allocation ends with its last byte.
-        padded(FRAME_HEADER + capacity) - FRAME_HEADER
+        // The bytes that padding adds are used too, but not to make a frame longer than frames may be.
+        (padded(FRAME_HEADER + capacity) - FRAME_HEADER).min(FRAME.max(value))
     }
 
     /// Sees to it that `need` bytes, a key and a group can be added.
@@ -300,6 +300,10 @@ impl GrowingTable {
         let at = FRAME_HEADER + entry.tail_length as usize;
         self.arena.get_mut(entry.tail, at, value.len()).copy_from_slice(value);
         entry.tail_length += value.len() as u32;
+        if entry.tail_length as usize > FRAME {
+            // Even a value without bytes gets another frame: a long value is alone.
+            entry.tail_capacity = 0;
+        }
         entry.tail_count += 1;
         entry.count += 1;
         entry.bytes += value.len() as u64;

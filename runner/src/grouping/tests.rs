@@ -243,6 +243,22 @@ fn values_longer_than_a_page_come_alone() {
 }
 
 #[test]
+fn a_long_value_is_alone_in_its_frame() {
+    for floor in [0, usize::MAX] {
+        for length in [FRAME - 20, FRAME - 5, FRAME, FRAME + 1, FRAME + 6000] {
+            let mut under = Under::floor(floor);
+            under.add(b"key", b"", 0, &vec![1; length]);
+            under.buffer.add(b"key", b"", Timestamp(0), b"").unwrap();
+            under.buffer.add(b"key", b"", Timestamp(0), &[0]).unwrap();
+            let group = under.buffer.finish().unwrap().next().unwrap().unwrap();
+            let (page, count, _) = group.windows[0].values.page(0, 1).unwrap();
+            assert!(page.len() <= FRAME || count == 1, "{count} values of {} bytes", page.len());
+            assert_eq!(group.windows[0].count, 3);
+        }
+    }
+}
+
+#[test]
 fn chained_values_follow_each_other() {
     for floor in [0, usize::MAX] {
         let mut under = Under::floor(floor);
