@@ -33,12 +33,19 @@ impl AgentConfig {
     }
 }
 
+/// Why a process is killed.
+#[derive(Debug)]
+enum Why {
+    Ordered,
+    Leaving,
+}
+
 /// Runs orders until there are no more, then ends every process. See the module.
 #[derive(Debug)]
 pub struct Agent {
     config: AgentConfig,
     spares: Vec<Process>,
-    running: HashMap<ProcessName, oneshot::Sender<()>>,
+    running: HashMap<ProcessName, oneshot::Sender<Why>>,
     watched: JoinSet<ProcessName>,
 }
 
@@ -60,7 +67,7 @@ impl Agent {
                     }
                     Some(Order::Kill(process)) => {
                         if let Some(kill) = self.running.remove(&process) {
-                            let _ = kill.send(());
+                            let _ = kill.send(Why::Ordered);
                         }
                     }
                 },
@@ -72,7 +79,7 @@ impl Agent {
             }
         }
         for (_, kill) in self.running.drain() {
-            let _ = kill.send(());
+            let _ = kill.send(Why::Leaving);
         }
         self.spares.clear();
         while self.watched.join_next().await.is_some() {}
@@ -121,9 +128,13 @@ impl Agent {
             let how = tokio::select! {
                 how = process.ended() => how,
                 // A sender that is dropped kills as well: nobody is left who could.
-                _ = &mut killed => {
+                why = &mut killed => {
                     process.kill();
-                    process.ended().await
+                    let how = process.ended().await;
+                    match why {
+                        Ok(Why::Ordered) => how,
+                        Ok(Why::Leaving) | Err(_) => "was ended by its agent, which is gone".to_owned(),
+                    }
                 }
             };
             if let Err(error) = tokio::fs::remove_dir_all(&work_dir).await

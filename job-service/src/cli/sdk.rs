@@ -32,7 +32,9 @@ pub(super) fn detect(command: &[OsString]) -> anyhow::Result<Sdk> {
     match (name.as_str(), second) {
         ("uv" | "poetry" | "pipenv" | "hatch" | "pdm" | "rye", Some("run")) => return Ok(Sdk::Python),
         ("go", Some("run")) => return Ok(Sdk::Go),
-        ("go", _) => bail!("of the go command's verbs only `go run` can be given flags; or build the program and run it"),
+        ("go", _) => {
+            bail!("of the go command's verbs only `go run` can be given flags; or build the program and run it")
+        }
         ("java" | "mvn" | "mvnw" | "gradle" | "gradlew", _) => return Ok(Sdk::Java),
         _ => {}
     }
@@ -154,8 +156,25 @@ fn go_flags_at(command: &[OsString]) -> anyhow::Result<usize> {
     }
     // Flags of `go run` whose value is an argument of its own.
     const VALUED: [&str; 19] = [
-        "tags", "ldflags", "gcflags", "asmflags", "gccgoflags", "mod", "modfile", "overlay", "p", "pkgdir", "toolexec",
-        "exec", "buildmode", "compiler", "installsuffix", "pgo", "coverpkg", "covermode", "C",
+        "tags",
+        "ldflags",
+        "gcflags",
+        "asmflags",
+        "gccgoflags",
+        "mod",
+        "modfile",
+        "overlay",
+        "p",
+        "pkgdir",
+        "toolexec",
+        "exec",
+        "buildmode",
+        "compiler",
+        "installsuffix",
+        "pgo",
+        "coverpkg",
+        "covermode",
+        "C",
     ];
     let mut at = 2;
     while let Some(flag) = command.get(at).and_then(|arg| arg.to_str()).and_then(|arg| arg.strip_prefix('-')) {
@@ -225,7 +244,7 @@ mod tests {
     #[test]
     fn files_say_what_they_are() {
         let dir = tempfile::tempdir().expect("a folder");
-        let mut file = |name: &str, content: &[u8]| {
+        let file = |name: &str, content: &[u8]| {
             let path = dir.path().join(name);
             std::fs::write(&path, content).expect("written");
             path.into_os_string()
@@ -259,7 +278,10 @@ mod tests {
         assert_eq!(amended("./prog --output o in", Sdk::Go), format!("./prog {added} --output o in"));
         assert_eq!(amended("./prog -runner prism x", Sdk::Go), format!("./prog {added} x"));
         assert_eq!(amended("go run . --o p", Sdk::Go), format!("go run . {added} --o p"));
-        assert_eq!(amended("go run -tags a -race x.go y.go in", Sdk::Go), format!("go run -tags a -race x.go y.go {added} in"));
+        assert_eq!(
+            amended("go run -tags a -race x.go y.go in", Sdk::Go),
+            format!("go run -tags a -race x.go y.go {added} in")
+        );
         assert!(amend(&words("go run -race"), Sdk::Go, "h:1").is_err());
     }
 
