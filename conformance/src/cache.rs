@@ -3,6 +3,7 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
@@ -23,6 +24,31 @@ pub fn folder(name: &str) -> Result<PathBuf> {
     let path = root()?.join(name);
     fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
     Ok(path)
+}
+
+/// How many runs' logs are kept.
+const RUNS_KEPT: usize = 20;
+
+/// A new folder for the logs of this run, so that runs at the same time do not share one; the oldest are removed.
+pub fn run_logs() -> Result<PathBuf> {
+    let all = folder("log/conformance")?;
+    let mut runs: Vec<(SystemTime, PathBuf)> = fs::read_dir(&all)
+        .with_context(|| format!("cannot list {}", all.display()))?
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            Some((entry.metadata().ok()?.modified().ok()?, entry.path()))
+        })
+        .filter(|(_, path)| path.is_dir())
+        .collect();
+    runs.sort();
+    for (_, old) in runs.iter().rev().skip(RUNS_KEPT) {
+        // Another run may be removing it too.
+        let _ = fs::remove_dir_all(old);
+    }
+    let new = all.join(std::process::id().to_string());
+    let _ = fs::remove_dir_all(&new); // of a process of the same number, long ago
+    fs::create_dir_all(&new).with_context(|| format!("cannot make {}", new.display()))?;
+    Ok(new)
 }
 
 /// Runs `make` unless it has run to its end in `folder` for the same `recipe` before.

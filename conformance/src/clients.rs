@@ -78,7 +78,7 @@ pub fn run(options: &Options) -> Result<bool> {
 /// Runs the clients to their end and counts the jobs that were DONE.
 fn submit(server: &Server, clients: usize, jobs: usize) -> Result<usize> {
     let python = python(false)?;
-    let log = cache::folder("log")?.join("clients.log");
+    let log = cache::folder("log")?.join(format!("clients-{}.log", std::process::id()));
     let errors = std::fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut running = Vec::new();
     for _ in 0..clients {

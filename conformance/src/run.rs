@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use regex::Regex;
 
@@ -36,7 +36,7 @@ impl Where {
     pub fn server(&self) -> Result<Server> {
         match (&self.serve, &self.endpoint) {
             (Some(program), _) => {
-                let log = cache::folder("log")?.join("server.log");
+                let log = cache::folder("log")?.join(format!("server-{}.log", std::process::id()));
                 Server::start(program, &self.serve_args, &log)
             }
             (None, Some(endpoint)) => Server::at(endpoint),
@@ -94,11 +94,7 @@ pub fn run(options: &Options) -> Result<Report> {
         [] => Suite::ALL.into(),
         some => some.iter().copied().collect(),
     };
-    let logs = cache::folder("log")?.join("conformance");
-    if logs.exists() {
-        std::fs::remove_dir_all(&logs).context("cannot remove the logs of the last run")?;
-    }
-    std::fs::create_dir_all(&logs).context("cannot make a folder for logs")?;
+    let logs = cache::run_logs()?;
     println!("logs: {}", logs.display());
     let mut server = options.target.server()?;
     println!("job endpoint: {}", server.endpoint());
