@@ -151,7 +151,7 @@ async fn cancelling_is_seen_at_once_and_leaves_no_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn draining_bounded_input_is_refused_with_advice() {
+async fn draining_is_refused_with_advice() {
     let silent = Silent::new();
     let (service, mut client) = serve(config()).await;
     let job = submit(&mut client, silent.pipeline()).await;

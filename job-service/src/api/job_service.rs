@@ -11,6 +11,7 @@ use ferrobeam_proto::job::{
     JobMessagesResponse, JobStateEvent, PrepareJobRequest, PrepareJobResponse, RunJobRequest, RunJobResponse,
 };
 use ferrobeam_proto::pipeline::ApiServiceDescriptor;
+use prost::Message as _;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
@@ -104,7 +105,8 @@ impl JobService for JobApi {
         request: Request<GetJobPipelineRequest>,
     ) -> Result<Response<GetJobPipelineResponse>, Status> {
         let job = self.job(&request.into_inner().job_id)?;
-        let pipeline = job.submission().pipeline.as_ref().clone();
+        let pipeline = job.submission().pipeline();
+        let pipeline = pipeline.map_err(|e| Status::internal(format!("the pipeline of job {}: {e}", job.id())))?;
         Ok(Response::new(GetJobPipelineResponse { pipeline: Some(pipeline) }))
     }
 
@@ -121,8 +123,7 @@ impl JobService for JobApi {
             return Ok(Response::new(DrainJobResponse { state: state.to_proto().into() }));
         }
         Err(Status::unimplemented(format!(
-            "job {} has bounded input, which ends by itself, and draining unbounded input is not supported yet: let it \
-             finish, or cancel it",
+            "job {} cannot be drained: draining is not supported yet; let it finish, or cancel it",
             job.id()
         )))
     }
@@ -180,7 +181,7 @@ fn prepare(request: PrepareJobRequest) -> Result<Preparation, Status> {
         })
         .collect();
     Ok(Preparation {
-        submission: Submission { name, options: submitted, pipeline: Arc::new(pipeline) },
+        submission: Submission { name, options: submitted, pipeline: pipeline.encode_to_vec().into() },
         options,
         plan,
         staging: Arc::new(staging),

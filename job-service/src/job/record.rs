@@ -1,9 +1,10 @@
 //! One job: what was submitted, and what became of it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use ferrobeam_proto::pipeline::{MonitoringInfo, Pipeline};
 use prost::Message as _;
 use tokio::sync::watch;
@@ -17,8 +18,15 @@ pub struct Submission {
     pub name: String,
     /// The pipeline options, as they came.
     pub options: prost_types::Struct,
-    /// The pipeline, as it came.
-    pub pipeline: Arc<Pipeline>,
+    /// The pipeline, encoded: a tenth of what it takes decoded, and seldom asked for.
+    pub pipeline: Bytes,
+}
+
+impl Submission {
+    /// The pipeline.
+    pub fn pipeline(&self) -> Result<Pipeline, prost::DecodeError> {
+        Pipeline::decode(self.pipeline.clone())
+    }
 }
 
 /// The metrics of a job, or of one of its processes.
@@ -57,7 +65,7 @@ impl Job {
     pub fn new(id: JobId, submission: Submission, prepared: SystemTime, limits: LogLimits) -> Job {
         let mut log = EventLog::new(limits);
         log.push(Event::State(State::Stopped, prepared));
-        let size = submission.pipeline.encoded_len() + submission.options.encoded_len();
+        let size = submission.pipeline.len() + submission.options.encoded_len();
         let shared = Shared { state: State::Stopped, since: prepared, log, metrics: BTreeMap::new() };
         Job {
             id,
@@ -177,11 +185,8 @@ mod tests {
     use super::*;
 
     fn job() -> Job {
-        let submission = Submission {
-            name: "test".into(),
-            options: prost_types::Struct::default(),
-            pipeline: Arc::new(Pipeline::default()),
-        };
+        let submission =
+            Submission { name: "test".into(), options: prost_types::Struct::default(), pipeline: Bytes::new() };
         Job::new(JobId::named("test-1"), submission, SystemTime::now(), LogLimits::default())
     }
 

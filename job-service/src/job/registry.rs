@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use ferrobeam_runner::plan::Plan;
-use prost::Message as _;
 
 use super::{Job, JobId, LogLimits, Message, PreparationId, Submission};
 use crate::artifacts::Staging;
@@ -109,7 +108,7 @@ impl Jobs {
         let mut inner = self.lock();
         let number = inner.take_number();
         let id = PreparationId(format!("prepared-{}", uuid::Uuid::new_v4().simple()));
-        let bytes = preparation.submission.pipeline.encoded_len();
+        let bytes = preparation.submission.pipeline.len();
         let preparation = Box::new(preparation);
         while inner.waiting >= self.retention.preparations.max(1)
             || (inner.waiting > 0 && inner.waiting_bytes + bytes > self.retention.preparation_bytes)
@@ -239,7 +238,7 @@ mod tests {
             submission: Submission {
                 name: name.into(),
                 options: prost_types::Struct::default(),
-                pipeline: Arc::default(),
+                pipeline: bytes::Bytes::new(),
             },
             options: JobOptions::default(),
             plan: Plan { collections: vec![], nodes: vec![], stages: vec![], environments: vec![] },

@@ -152,11 +152,11 @@ pub fn find(name: &str) -> Option<&'static OptionEntry> {
 
 /// The answer of `DescribePipelineOptions`.
 pub fn describe() -> Vec<PipelineOptionDescriptor> {
-    CATALOGUE.iter().map(OptionEntry::to_proto).collect()
+    CATALOGUE.iter().copied().map(OptionEntry::to_proto).collect()
 }
 
 impl OptionEntry {
-    fn to_proto(&self) -> PipelineOptionDescriptor {
+    fn to_proto(self) -> PipelineOptionDescriptor {
         use pipeline_option_type::Enum;
         let (kind, default) = match self.kind {
             Flag(default) => (Enum::Boolean, default.to_string()),
