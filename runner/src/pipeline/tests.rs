@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use ferrobeam_proto::fn_execution::ProcessBundleDescriptor;
 use ferrobeam_proto::pipeline as pb;
 use prost::Message;
 
@@ -439,4 +440,16 @@ fn only_where_unboundedness_begins_is_reported() {
     assert_eq!(until_it_ends.waits_for_the_end().collect::<Vec<_>>(), ["the group"]);
     let refusal = builder.plan().unwrap_err();
     assert_eq!(refusal.transforms().collect::<Vec<_>>(), ["the source"]);
+}
+
+#[test]
+fn a_coder_of_windowed_values_stays_one_of_values() {
+    let mut builder = Builder::new();
+    builder.components().coders.insert("reified".to_owned(), coder("windowed_value", &["bytes", "global"]));
+    builder.step("reify", "start", "reified");
+    builder.step("step", "reify", "bytes");
+    let plan = builder.plan().unwrap();
+    let descriptor = ProcessBundleDescriptor::decode(plan.stages[0].descriptor.clone()).unwrap();
+    let inside = &descriptor.coders[&descriptor.pcollections["reify"].coder_id];
+    assert_eq!(inside, &coder("length_prefix", &["reified"]));
 }

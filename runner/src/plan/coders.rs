@@ -137,6 +137,15 @@ impl CoderTable {
         wired
     }
 
+    /// What a value's coder becomes inside a bundle: itself, unless it is one of windowed values. Java and Python take
+    /// such a coder of a PCollection for the coder of the elements with their windows, which in a pipeline it never is.
+    pub(super) fn inside(&mut self, id: &CoderName) -> CoderName {
+        match self.urn(id) {
+            urn::WINDOWED_VALUE | urn::PARAM_WINDOWED_VALUE => self.wire(id),
+            _ => id.clone(),
+        }
+    }
+
     /// What a window's coder becomes at a border: one of which the runner can tell the greatest timestamp.
     pub(super) fn wire_window(&mut self, id: &CoderName) -> CoderName {
         match self.urn(id) {

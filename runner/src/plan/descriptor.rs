@@ -58,9 +58,10 @@ impl DescriptorBuilder {
     pub(super) fn pcollection(&mut self, draft: &mut Draft, id: &PCollectionName, coder: Option<&CoderName>) {
         let Some(mut proto) = draft.pcollections.get(id).cloned() else { return };
         proto.display_data.clear();
-        if let Some(coder) = coder {
-            proto.coder_id = coder.0.clone();
-        }
+        proto.coder_id = match coder {
+            Some(coder) => coder.0.clone(),
+            None => draft.coders.inside(&CoderName(proto.coder_id)).0,
+        };
         self.coders.insert(CoderName(proto.coder_id.clone()));
         let windowing = WindowingName(proto.windowing_strategy_id.clone());
         if let Some(strategy) = draft.windowings.get(&windowing)
