@@ -44,7 +44,7 @@ pub(super) fn detect(command: &[OsString]) -> anyhow::Result<Sdk> {
     match locate(program).as_deref().map(look_into) {
         Some(Some(sdk)) => Ok(sdk),
         Some(None) => bail!("cannot tell which SDK {name} uses: say it with --sdk python, go or java"),
-        None => bail!("there is no program {name}"),
+        None => bail!("there is no program {}", Path::new(program).display()),
     }
 }
 
