@@ -78,8 +78,8 @@ class Launch(unittest.TestCase):
     self.assertIn('divide', output)
 
   def test_exit_code_of_a_command_that_is_no_pipeline(self):
-    ended = subprocess.run([os.environ['FERROBEAM'], 'run', '--', 'sh', '-c', 'exit 7'], stdin=subprocess.DEVNULL,
-                           check=False)
+    command = [sys.executable, '-c', 'import sys; sys.exit(7)']
+    ended = subprocess.run([os.environ['FERROBEAM'], 'run', '--'] + command, stdin=subprocess.DEVNULL, check=False)
     self.assertEqual(ended.returncode, 7)
 
   def test_command_that_does_not_exist(self):
