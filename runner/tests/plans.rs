@@ -3,6 +3,8 @@
 //! The pipelines are built by Beam's Python SDK when the test runs (`pipelines.py`). `PYTHON` names the interpreter; the
 //! default is `python3`. Changed golden texts are reviewed and accepted with `cargo insta`, or `INSTA_UPDATE=always`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::sync::OnceLock;

@@ -2,7 +2,12 @@
 
 use std::fmt;
 
-/// Why a pipeline cannot run here. Its message names every transform concerned and what each needs.
+/// About how much a message says before it starts counting instead of naming. It travels as the status of a call, in
+/// HTTP/2 headers, of which some clients take no more than 8 KiB.
+const LONGEST: usize = 4000;
+
+/// Why a pipeline cannot run here. Its message names the transforms concerned and what each needs;
+/// [`Refusal::transforms`] has all names, were they too many for a message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Refusal {
     reasons: Vec<Reason>,
@@ -44,14 +49,34 @@ impl fmt::Display for Refusal {
                 None => lines.push((&reason.what, name.into_iter().collect())),
             }
         }
+        let mut room = LONGEST;
         for (index, (what, names)) in lines.iter().enumerate() {
+            if room == 0 {
+                write!(f, "; and {} more reasons", lines.len() - index)?;
+                break;
+            }
             if index > 0 {
                 f.write_str("; ")?;
             }
-            match names.as_slice() {
+            room = room.saturating_sub(what.len());
+            let fitting = names.iter().take_while(|name| {
+                let fits = name.len() <= room;
+                room = room.saturating_sub(name.len());
+                fits
+            });
+            // One name at least, however long.
+            let shown = fitting.count().max(1).min(names.len());
+            let left = names.len() - shown;
+            match &names[..shown] {
                 [] => f.write_str(what)?,
-                [name] => write!(f, "transform \"{name}\" {what}")?,
-                names => write!(f, "transforms \"{}\" each {what}", names.join("\", \""))?,
+                [name] if left == 0 => write!(f, "transform \"{name}\" {what}")?,
+                shown => {
+                    write!(f, "transforms \"{}\"", shown.join("\", \""))?;
+                    if left > 0 {
+                        write!(f, " and {left} more")?;
+                    }
+                    write!(f, " each {what}")?;
+                }
             }
         }
         Ok(())

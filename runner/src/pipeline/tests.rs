@@ -453,3 +453,25 @@ fn a_coder_of_windowed_values_stays_one_of_values() {
     let inside = &descriptor.coders[&descriptor.pcollections["reify"].coder_id];
     assert_eq!(inside, &coder("length_prefix", &["reified"]));
 }
+
+#[test]
+fn a_refusal_fits_a_status() {
+    let mut builder = Builder::new();
+    for index in 0..2000 {
+        builder.leaf(&format!("old{index}"), "read", "", &[], &[]);
+        builder.leaf(&format!("new{index}"), &format!("new{index}"), "", &["start"], &["new"]);
+    }
+    let refusal = builder.plan().unwrap_err();
+    let message = refusal.to_string();
+    assert!(message.len() < 6000, "{}", message.len());
+    assert_contains(&message, &["\"the new0\" is of a kind unknown here", "more reasons"]);
+    assert_eq!(refusal.transforms().count(), 4000);
+
+    let mut builder = Builder::new();
+    for index in 0..2000 {
+        builder.leaf(&format!("old{index}"), "read", "", &[], &[]);
+    }
+    let message = builder.refusal();
+    assert!(message.len() < 6000, "{}", message.len());
+    assert_contains(&message, &["\"the old0\", \"the old1\"", " more each is a deprecated read"]);
+}
