@@ -10,6 +10,7 @@ import apache_beam as beam
 from apache_beam import coders
 from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability import python_urns
 from apache_beam.runners.portability import portable_runner
 from apache_beam.transforms import combiners, trigger, window
 from apache_beam.transforms.userstate import BagStateSpec, TimerSpec, on_timer
@@ -72,7 +73,7 @@ def sessions(p):
   (  # pylint: disable=expression-not-assigned
       p
       | beam.Create([('k', 1), ('k', 100)])
-      | beam.MapTuple(lambda k, t: window.TimestampedValue((k, t), t))
+      | 'Stamp' >> beam.MapTuple(lambda k, t: window.TimestampedValue((k, t), t))
       | beam.WindowInto(
           window.Sessions(10), timestamp_combiner=window.TimestampCombiner.OUTPUT_AT_EARLIEST)
       | 'Sum' >> beam.CombinePerKey(sum)
@@ -123,7 +124,7 @@ def custom_windows(p):
   windowed = p | 'Main' >> beam.Create([('k', 1)]) | 'Assign' >> beam.WindowInto(Buckets())
   side = p | 'Side' >> beam.Create([('k', 1)]) | 'AssignSide' >> beam.WindowInto(Buckets())
   grouped = windowed | beam.GroupByKey()
-  grouped | beam.Map(lambda kv, side: print(kv, side), beam.pvalue.AsDict(side))
+  grouped | 'Look' >> beam.Map(lambda kv, side: print(kv, side), beam.pvalue.AsDict(side))
 
 
 def custom_merging_windows(p):
@@ -155,13 +156,20 @@ def splittable(p):
   counted | 'After' >> beam.Map(print)
 
 
+class Statistics(beam.PTransform):
+  """Combines of one input, which the SDK is asked to pack into one."""
+  def annotations(self):
+    return {python_urns.APPLY_COMBINER_PACKING: b''}
+
+  def expand(self, keyed):
+    keyed | 'Sum' >> beam.CombinePerKey(sum)
+    return keyed | 'Mean' >> combiners.Mean.PerKey()
+
+
 def packed_combines(p):
   keyed = p | beam.Create([('a', 1), ('b', 2)]).with_output_types(tuple[str, int])
-  keyed | 'Min' >> combiners.Top.PerKey(1)
-  keyed | 'Sum' >> beam.CombinePerKey(sum)
-  values = keyed | beam.Values()
-  values | 'Mean' >> combiners.Mean.Globally()
-  values | 'Most' >> beam.CombineGlobally(lambda values: max(values, default=0)).as_singleton_view()
+  means = keyed | Statistics()
+  means | beam.Values() | 'Most' >> beam.CombineGlobally(lambda values: max(values, default=0)).as_singleton_view()
 
 
 def counting_trigger(p):
@@ -193,7 +201,7 @@ def several_outputs(p):
 
   outputs = p | beam.Create([1]) | beam.ParDo(Route()).with_outputs('odd', 'unread', main='even')
   outputs.even | 'Even' >> beam.Map(print)
-  outputs.odd | beam.Map(lambda x: (x, x)) | beam.GroupByKey()
+  outputs.odd | 'Pair' >> beam.Map(lambda x: (x, x)) | beam.GroupByKey()
 
 
 def rows(p):
