@@ -50,6 +50,18 @@ impl Bridge {
     /// Starts the servers and every environment that a stage of the plan needs, and waits until each has a harness. All
     /// of it runs on the current tokio runtime.
     pub async fn start(config: BridgeConfig) -> Result<Bridge, BridgeError> {
+        let bridge = Bridge::open(config).await?;
+        match bridge.ready().await {
+            Ok(()) => Ok(bridge),
+            Err(error) => {
+                bridge.shutdown().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Like [`Bridge::start`], but without waiting for harnesses: whoever may have to stop meanwhile can shut it down.
+    pub async fn open(config: BridgeConfig) -> Result<Bridge, BridgeError> {
         let address = config.listen;
         let listening = server::listen(address).await;
         let (listener, bound) = listening.map_err(|source| BridgeError::Listen { address, source })?;
@@ -96,13 +108,15 @@ impl Bridge {
         for pool in shared.pools.values() {
             shared.keepers.spawn(pool.clone().run(shared.clone()));
         }
-        for pool in shared.pools.values() {
-            if let Err(error) = pool.ready().await {
-                bridge.shutdown().await;
-                return Err(error.into());
-            }
-        }
         Ok(bridge)
+    }
+
+    /// Waits until every environment that a stage needs has a harness.
+    pub async fn ready(&self) -> Result<(), BridgeError> {
+        for pool in self.shared.pools.values() {
+            pool.ready().await?;
+        }
+        Ok(())
     }
 
     /// Runs bundles of the plan's stages on the bridge's harnesses.

@@ -18,5 +18,7 @@ pub mod planning;
 pub mod process;
 mod serve;
 pub mod supervisor;
+mod temporary;
 
 pub use serve::{ServeError, Service, ServiceConfig, default_memory};
+pub use temporary::{TempError, TempRoot};

@@ -23,6 +23,7 @@ use crate::control::ControlService;
 use crate::control::v1::control_server::ControlServer;
 use crate::job::{Jobs, Retention};
 use crate::supervisor::{Agents, Supervisor, SupervisorConfig};
+use crate::temporary::{TempError, TempRoot};
 
 /// How a job service is set up. [`ServiceConfig::default`] listens on free ports of the loopback address.
 #[derive(Clone, Debug)]
@@ -119,14 +120,8 @@ pub enum ServeError {
     #[error(transparent)]
     Artifacts(#[from] StoreError),
     /// No temporary folder can be made.
-    #[error("cannot make a temporary folder in {}: {source}", dir.display())]
-    TempDir {
-        /// Where.
-        dir: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    TempDir(#[from] TempError),
 }
 
 /// A running job service.
@@ -140,7 +135,7 @@ pub struct Service {
     stop: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
     agent: Option<(JoinHandle<()>, mpsc::Sender<crate::agent::Order>)>,
-    _temp: tempfile::TempDir,
+    _temp: TempRoot,
 }
 
 impl Service {
@@ -153,7 +148,7 @@ impl Service {
         let (artifact, artifact_address) = artifact;
         let advertised = advertised_host(&config, ip);
         let endpoint = host_port(&advertised, job_address.port());
-        let temp = temp_dir(config.temp_dir.as_deref())?;
+        let temp = TempRoot::create(config.temp_dir.as_deref())?;
         let store_dir = config.artifacts_dir.clone().unwrap_or_else(|| temp.path().join("artifacts"));
         let store = Store::open(store_dir)?;
 
@@ -284,12 +279,6 @@ async fn listen(ip: IpAddr, port: u16, flag: &'static str) -> Result<(TcpListene
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))
-}
-
-fn temp_dir(parent: Option<&std::path::Path>) -> Result<tempfile::TempDir, ServeError> {
-    let parent = parent.map_or_else(std::env::temp_dir, ToOwned::to_owned);
-    let made = tempfile::Builder::new().prefix("ferrobeam-").tempdir_in(&parent);
-    made.map_err(|source| ServeError::TempDir { dir: parent, source })
 }
 
 fn advertised_host(config: &ServiceConfig, ip: IpAddr) -> String {

@@ -6,6 +6,7 @@ use ferrobeam_job_service::agent::AgentConfig;
 use ferrobeam_job_service::control::v1::control_client::ControlClient;
 use ferrobeam_job_service::control::v1::{self, agent_report, process_report};
 use ferrobeam_job_service::control::{JoinError, join};
+use ferrobeam_proto::job::CancelJobRequest;
 use ferrobeam_proto::job::job_state::Enum as State;
 use rustix::process::{Pid, Signal, kill_process};
 use support::*;
@@ -83,6 +84,26 @@ async fn a_service_that_stops_leaves_nothing() {
     assert_ne!(other.job_address(), url);
     assert_eq!(job_processes(&other), []);
     other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_job_leaves_no_process_of_its_environment() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("a folder");
+    let (command, fifo) = (dir.path().join("harness"), dir.path().join("pid"));
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().expect("it runs").success());
+    std::fs::write(&command, format!("#!/bin/sh\necho $$ > {}\nsleep 1000\n", fifo.display())).expect("written");
+    std::fs::set_permissions(&command, std::fs::Permissions::from_mode(0o755)).expect("ours");
+
+    let (service, mut client) = serve(config()).await;
+    let job = submit(&mut client, par_do(process(&command))).await;
+    let started = tokio::task::spawn_blocking(move || std::fs::read_to_string(fifo)).await.expect("no panic");
+    let pid: u32 = started.expect("it says its id").trim().parse().expect("a number");
+    client.cancel(CancelJobRequest { job_id: job.clone() }).await.expect("a known job");
+    assert_eq!(states(&mut client, &job).await.last(), Some(&State::Cancelled));
+    let left = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    assert!(left.is_empty(), "{:?} still runs", String::from_utf8_lossy(&left));
+    service.stop().await;
 }
 
 /// Says hello as a job process, and returns how that was taken.

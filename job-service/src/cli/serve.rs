@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use ferrobeam_job_service::Service;
 use ferrobeam_job_service::agent::AgentConfig;
 use ferrobeam_job_service::control;
+use ferrobeam_job_service::{Service, TempRoot};
 use tokio::net::TcpStream;
 
 use super::args::{ServeArgs, WorkerArgs};
@@ -41,9 +41,7 @@ pub(super) async fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
             probe.local_addr().context("cannot tell this machine's address")?.ip().to_string()
         }
     };
-    let parent = args.temp_dir.unwrap_or_else(std::env::temp_dir);
-    let work_root = tempfile::Builder::new().prefix("ferrobeam-").tempdir_in(&parent);
-    let work_root = work_root.with_context(|| format!("cannot make a temporary folder in {}", parent.display()))?;
+    let work_root = TempRoot::create(args.temp_dir.as_deref())?;
     let config = AgentConfig {
         program: AgentConfig::this_program(),
         service: format!("http://{}", args.join),

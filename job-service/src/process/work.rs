@@ -177,8 +177,10 @@ impl Part {
         let asked = deployment.environments.unwrap_or_default();
         config.sdk_worker_parallelism = asked.sdk_worker_parallelism.map(|n| n as usize);
         config.retain_docker_containers = asked.retain_docker_containers;
-        let bridge = Arc::new(Bridge::start(config).await.map_err(|e| e.to_string())?);
+        let bridge = Arc::new(Bridge::open(config).await.map_err(|e| e.to_string())?);
+        // Kept before it is ready: a stop that comes meanwhile has to end what is being started.
         self.bridge = Some(Arc::clone(&bridge));
+        bridge.ready().await.map_err(|e| e.to_string())?;
         Ok(bridge)
     }
 }

@@ -125,6 +125,12 @@ pub fn external(address: &str) -> pb::Environment {
     }
 }
 
+/// A command that is to become a harness, and never does.
+pub fn process(command: &Path) -> pb::Environment {
+    let payload = pb::ProcessPayload { command: command.to_str().expect("text").to_owned(), ..Default::default() };
+    pb::Environment { urn: "beam:env:process:v1".into(), payload: payload.encode_to_vec().into(), ..Default::default() }
+}
+
 /// Something that accepts connections and says nothing: a job whose environment it is stays in STARTING.
 pub struct Silent {
     listener: TcpListener,
