@@ -58,7 +58,7 @@ pub(crate) fn build<'scope>(
     let address = builder.operator_info().address;
     let merger = merger(Rc::clone(&address));
     let mut operator = Operator {
-        phase: Phase::Gathering(GroupBuffer::new(&grouping.budget)),
+        phase: Phase::Gathering(Box::new(GroupBuffer::new(&grouping.budget))),
         encoder: Encoder {
             state_backed: is_state_backed(&grouping.output),
             windowing: grouping.windowing.clone(),
@@ -96,7 +96,7 @@ fn is_state_backed(output: &WireCoder) -> bool {
 }
 
 enum Phase {
-    Gathering(GroupBuffer),
+    Gathering(Box<GroupBuffer>),
     Sending(Groups),
     Failed,
 }

@@ -29,7 +29,7 @@ pub(crate) fn build<'scope>(
     let mut builder = OperatorBuilder::new(format!("{name}/Materialise"), scope);
     let mut input = builder.new_input(copies, exchange());
     let (_output, barrier) = Output::new(&mut builder);
-    let fills = scope.index() % workers == 0;
+    let fills = scope.index().is_multiple_of(workers);
     let name = name.to_string();
     builder.build(move |mut capabilities| {
         let mut capability = capabilities.pop();

@@ -17,6 +17,7 @@ use super::edge::{Output, exchange};
 use super::flow::Flow;
 use super::route::{self, Route};
 use super::run::Reporter;
+use super::stage::build as stage_operator;
 use super::*;
 use crate::element::{Batch, BatchBuilder, ElementCoder, WireCoder};
 use crate::executor::{Bundle, BundleDone, BundleError, Completion, OpenBundle};
@@ -316,7 +317,7 @@ fn frontier_never_regresses_and_epochs_align() {
                 let iterables = Arc::new(crate::grouping::StoredIterables::new(&inside.budget));
                 let nothing = Arc::new(bundle_state::StageState::new(Default::default(), iterables));
                 let ends = (Rc::new(Flow::default()), Rc::clone(&reporter));
-                let out = super::stage::build(scope, &inside, StageId(1), routed, vec![], nothing, ends).remove(0);
+                let out = stage_operator(scope, &inside, StageId(1), routed, vec![], nothing, ends).remove(0);
                 check(scope, out, Arc::clone(&sink));
             });
         })
@@ -331,7 +332,7 @@ fn frontier_never_regresses_and_epochs_align() {
             let mut records = records.clone();
             records.sort_unstable();
             let expected: Vec<u64> = (0..workers as u64)
-                .flat_map(|worker| (0..PER_EPOCH).map(move |n| worker << 32 | epoch * PER_EPOCH + n))
+                .flat_map(|worker| (0..PER_EPOCH).map(move |n| (worker << 32) | (epoch * PER_EPOCH + n)))
                 .collect();
             assert!(records == expected, "epoch {epoch} with {workers} workers lost or repeated records");
         }
@@ -353,7 +354,7 @@ fn epochs<'scope>(scope: Scope<'scope, Moment>) -> edge::Edge<'scope> {
                 held.downgrade(&moment);
                 let mut batch = BatchBuilder::default();
                 for _ in 0..20 {
-                    let id = worker << 32 | next;
+                    let id = (worker << 32) | next;
                     batch.push(
                         &element(next as i64, &(next % 97).to_be_bytes(), &id.to_be_bytes()),
                         Timestamp(next as i64),
