@@ -12,5 +12,7 @@ pub fn plan(pipeline: &pb::Pipeline) -> Result<Plan, Refusal> {
     let validated = Pipeline::validate(pipeline.clone(), Unbounded::RunUntilItEnds)?;
     let waits = validated.waits_for_the_end().next().is_some();
     let validated = if waits { Pipeline::new(pipeline.clone())? } else { validated };
-    plan::build(&validated, &PlanOptions::default())
+    let plan = plan::build(&validated, &PlanOptions::default())?;
+    tracing::debug!("planned:\n{plan}");
+    Ok(plan)
 }
