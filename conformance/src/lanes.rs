@@ -25,6 +25,10 @@ const GRACE: Duration = Duration::from_secs(3);
 /// How long a driver may take to end once it has no more tests.
 const LEAVING: Duration = Duration::from_secs(10);
 
+/// Tests that look at what a whole process shares, and so run while nothing else runs in theirs: this one watches the
+/// root logger, which every harness that starts or ends sets anew.
+const ALONE: [&str; 1] = ["org.apache.beam.sdk.SdkHarnessEnvironmentTest#testLogging"];
+
 /// A line of a resident driver's answers.
 #[derive(Deserialize)]
 struct Answer {
@@ -55,9 +59,18 @@ impl Work<'_> {
     /// The next test for a process that has some in hand: of a class none of whose tests it runs now, because tests of a
     /// class may share static fields; of those, of the class with most tests left, so that none is left for the end.
     fn take_beside(&self, in_hand: &[(String, Instant)]) -> Option<String> {
+        if in_hand.iter().any(|(name, _)| alone(name)) {
+            return None;
+        }
         let mut tests = self.tests.lock().unwrap_or_else(PoisonError::into_inner);
         let mut left: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         for (at, name) in tests.iter().enumerate() {
+            if alone(name) {
+                match in_hand {
+                    [] => return tests.remove(at),
+                    _ => continue,
+                }
+            }
             left.entry(class(name)).or_insert((0, at)).0 += 1;
         }
         for (name, _) in in_hand {
@@ -71,6 +84,10 @@ impl Work<'_> {
         // The receiver lives as long as the scope that runs the lanes.
         let _ = self.done.send(Outcome { suite: self.suite, name, verdict, took, why });
     }
+}
+
+fn alone(name: &str) -> bool {
+    ALONE.contains(&name)
 }
 
 /// The class of a test, where its name tells one; else the test itself.
@@ -89,6 +106,9 @@ pub(crate) fn run(
 ) -> Result<Vec<Outcome>> {
     let (done, ended) = mpsc::channel();
     let count = tests.len();
+    // First what runs alone: nothing of other tests lingers in the process then.
+    let (mut tests, others): (Vec<String>, Vec<String>) = tests.into_iter().partition(|name| alone(name));
+    tests.extend(others);
     let work = Work { suite, tests: Mutex::new(tests.into()), timeout, logs, done };
     let mut outcomes = Vec::with_capacity(count);
     thread::scope(|scope| -> Result<()> {
@@ -363,6 +383,19 @@ mod tests {
         assert_eq!(work.take_beside(&in_hand), None);
         in_hand.remove(0);
         assert_eq!(work.take_beside(&in_hand).as_deref(), Some("b#2"));
+    }
+
+    #[test]
+    fn what_runs_alone_has_its_process_for_itself() {
+        let (done, _ended) = mpsc::channel();
+        let tests = ["a#1", ALONE[0], "b#1"].map(str::to_owned).into();
+        let logs = std::env::temp_dir();
+        let work = Work { suite: Suite::Java, tests: Mutex::new(tests), timeout: Duration::ZERO, logs: &logs, done };
+        let beside = |name: &str| [(name.to_owned(), Instant::now())];
+        assert_eq!(work.take_beside(&beside("c#1")).as_deref(), Some("a#1"));
+        assert_eq!(work.take_beside(&[]).as_deref(), Some(ALONE[0]));
+        assert_eq!(work.take_beside(&beside(ALONE[0])), None);
+        assert_eq!(work.take_beside(&[]).as_deref(), Some("b#1"));
     }
 
     #[test]
