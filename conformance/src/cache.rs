@@ -31,7 +31,7 @@ const RUNS_KEPT: usize = 20;
 
 /// A new folder for the logs of this run, so that runs at the same time do not share one; the oldest are removed.
 pub fn run_logs() -> Result<PathBuf> {
-    let all = folder("log/conformance")?;
+    let all = folder("log/runs")?;
     let mut runs: Vec<(SystemTime, PathBuf)> = fs::read_dir(&all)
         .with_context(|| format!("cannot list {}", all.display()))?
         .filter_map(|entry| {
