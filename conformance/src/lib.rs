@@ -19,6 +19,7 @@
 pub mod cache;
 pub mod capabilities;
 pub mod clients;
+pub mod expansion;
 pub mod expected;
 mod lanes;
 pub mod memory;

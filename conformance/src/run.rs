@@ -9,6 +9,7 @@ use clap::Args;
 use regex::Regex;
 
 use crate::capabilities::Capabilities;
+use crate::expansion::Expansion;
 use crate::report::{Counts, Outcome, table};
 use crate::server::Server;
 use crate::suites::{Suite, Target};
@@ -63,7 +64,7 @@ pub struct Options {
     /// Seconds that a test may take
     #[arg(long, default_value_t = TIMEOUT)]
     pub timeout: u64,
-    /// The port of an expansion service, for Java's cross-language tests
+    /// The port of an expansion service, for Java's cross-language tests [default: one that is started for them]
     #[arg(long)]
     pub expansion_port: Option<u16>,
     /// Fail when what passes differs from conformance/expected, either way
@@ -98,10 +99,14 @@ pub fn run(options: &Options) -> Result<Report> {
     println!("logs: {}", logs.display());
     let mut server = options.target.server()?;
     println!("job endpoint: {}", server.endpoint());
+    let expansion = match options.expansion_port {
+        None if suites.contains(&Suite::Java) => Some(Expansion::start(&logs)?),
+        _ => None,
+    };
     let target = Target {
         endpoint: server.endpoint().to_owned(),
         program: options.target.serve.clone(),
-        expansion_port: options.expansion_port,
+        expansion_port: options.expansion_port.or(expansion.as_ref().map(Expansion::port)),
         timeout: options.timeout,
     };
     let selected = |name: &str| options.filter.as_ref().is_none_or(|filter| filter.is_match(name));
