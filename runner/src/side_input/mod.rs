@@ -18,11 +18,12 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::element::{Batch, ElementCoder, put_varint};
+use crate::element::{Batch, ElementCoder, WireCoder, get_varint, put_varint};
 use crate::executor::{StateError, StatePage};
 use crate::grouping::{Continuations, Frozen, GroupBuffer, Values};
 use crate::memory::Budget;
 use crate::plan::Access;
+use crate::windowing::WindowCoder;
 
 /// Bytes of a page, unless one value is longer.
 pub const PAGE: usize = 1 << 20;
@@ -82,7 +83,7 @@ impl SideInputTable {
                 Access::Multimap => self.coder.value.key_value(view.value).map_err(malformed)?,
             };
             for window in view.windows {
-                buffer.add(window, key, view.timestamp, value)?;
+                buffer.add(self.bare(window), key, view.timestamp, value)?;
             }
         }
         Ok(())
@@ -105,28 +106,59 @@ impl SideInputTable {
     /// The values of a window (`IterableSideInput`).
     pub fn values(&self, window: &[u8], continuation: &[u8]) -> Result<StatePage, StateError> {
         self.expect(Access::Iterable)?;
-        self.page_of_values((Request::Values, window, b""), continuation)
+        self.in_window(window, |window| self.page_of_values((Request::Values, window, b""), continuation))
     }
 
     /// The values of a key in a window (`MultimapSideInput`).
     pub fn values_of(&self, window: &[u8], key: &[u8], continuation: &[u8]) -> Result<StatePage, StateError> {
         self.expect(Access::Multimap)?;
-        self.page_of_values((Request::ValuesOf, window, key), continuation)
+        self.in_window(window, |window| self.page_of_values((Request::ValuesOf, window, key), continuation))
     }
 
     /// The keys of a window, each once (`MultimapKeysSideInput`).
     pub fn keys(&self, window: &[u8], continuation: &[u8]) -> Result<StatePage, StateError> {
         self.expect(Access::Multimap)?;
-        self.page_of_groups(Request::Keys, window, continuation, |page, key, _, _| {
-            page.extend_from_slice(key);
-            Ok(())
+        self.in_window(window, |window| {
+            self.page_of_groups(Request::Keys, window, continuation, |page, key, _, _| {
+                page.extend_from_slice(key);
+                Ok(())
+            })
         })
     }
 
     /// The keys of a window, each followed by an iterable of its values (`MultimapKeysValuesSideInput`).
     pub fn entries(&self, window: &[u8], continuation: &[u8]) -> Result<StatePage, StateError> {
         self.expect(Access::Multimap)?;
-        self.page_of_groups(Request::Entries, window, continuation, entry)
+        self.in_window(window, |window| self.page_of_groups(Request::Entries, window, continuation, entry))
+    }
+
+    /// A custom window without the timestamp and the length that its wire form puts before it. Java's harness names the
+    /// windows of side inputs in its own coder, the others in the wire's: here all are kept the first way.
+    fn bare<'a>(&self, window: &'a [u8]) -> &'a [u8] {
+        const TIMESTAMP: usize = 8;
+        let WindowCoder::Custom(inner) = &self.coder.window else { return window };
+        let Some(encoded) = window.get(TIMESTAMP..) else { return window };
+        match (&**inner, inner.skip(encoded)) {
+            (WireCoder::Prefixed, Ok(length)) if length == encoded.len() => {
+                get_varint(encoded).map_or(window, |(_, prefix)| &encoded[prefix..])
+            }
+            (_, Ok(length)) if length == encoded.len() => encoded,
+            _ => window,
+        }
+    }
+
+    /// Reads a window by either of its names: a bare window may look like one in wire form.
+    fn in_window(
+        &self,
+        window: &[u8],
+        read: impl Fn(&[u8]) -> Result<StatePage, StateError>,
+    ) -> Result<StatePage, StateError> {
+        let bare = self.bare(window);
+        match read(bare) {
+            Ok(page) if !page.data.is_empty() => Ok(page),
+            first if bare.len() == window.len() => first,
+            _ => read(window),
+        }
     }
 
     fn expect(&self, access: Access) -> Result<(), StateError> {

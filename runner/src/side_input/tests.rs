@@ -8,9 +8,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::element::{BatchBuilder, PANE_NO_FIRING, WireCoder, encode_windowed_value};
+use crate::element::{BatchBuilder, PANE_NO_FIRING, encode_windowed_value};
 use crate::time::Timestamp;
-use crate::windowing::{IntervalWindow, WindowCoder};
+use crate::windowing::IntervalWindow;
 
 type Model = BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Vec<Vec<u8>>>>;
 
@@ -246,4 +246,29 @@ fn a_table_is_read_when_it_is_complete_and_as_what_it_is() {
     for page in [table.keys(b"", b""), table.entries(b"", b""), table.values_of(b"", b"", b"")] {
         assert!(matches!(page, Err(StateError::Unsupported(_))));
     }
+}
+
+/// Java's harness names a custom window by its own coder, the others in wire form; a bare name may look like a wire one.
+#[test]
+fn custom_windows_are_found_by_either_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let coder = ElementCoder::new(WireCoder::Prefixed, WindowCoder::Custom(WireCoder::Prefixed.into()));
+    let table = SideInputTable::new(&Budget::new(1 << 20, folder.path()), Access::Iterable, coder);
+    let looks_like_wire = [&[7; 8][..], &prefixed(b"x")].concat();
+    let mut batch = BatchBuilder::new();
+    for bare in [&b"a window"[..], b"", &looks_like_wire] {
+        let wire = [&Timestamp(5).to_wire()[..], &prefixed(bare)].concat();
+        batch.push_with(Timestamp(0), |out| {
+            encode_windowed_value(out, Timestamp(0), &[&wire], PANE_NO_FIRING, &prefixed(bare));
+        });
+    }
+    table.append(&batch.finish()).unwrap();
+    table.freeze().unwrap();
+    for bare in [&b"a window"[..], b"", &looks_like_wire] {
+        let wire = [&Timestamp(5).to_wire()[..], &prefixed(bare)].concat();
+        for name in [bare, &wire] {
+            assert_eq!(table.values(name, b"").unwrap().data, prefixed(bare));
+        }
+    }
+    assert_eq!(table.values(b"another", b"").unwrap(), StatePage::default());
 }
