@@ -44,6 +44,7 @@ pub(crate) fn address<'scope>(
     builder.build(move |_capabilities| {
         let mut parts: Vec<BatchBuilder> = (0..peers).map(|_| BatchBuilder::default()).collect();
         let mut next = index;
+        let mut failed = Vec::new();
         move |_frontiers| {
             input.for_each(|capability, batch| {
                 let batch = std::mem::take(batch);
@@ -51,6 +52,9 @@ pub(crate) fn address<'scope>(
                     Route::ByKey(coder) => {
                         if let Err(error) = by_key(coder, &batch, &mut parts) {
                             reporter.malformed(&name, &error);
+                            // Kept for good: nothing downstream may take what is missing for the end of input.
+                            failed.push(capability.retain_stamp(0));
+                            return;
                         }
                         for (target, part) in parts.iter_mut().enumerate() {
                             output.forward(&capability, part.finish().to(target));
