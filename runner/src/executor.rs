@@ -32,6 +32,9 @@ pub struct OpenBundle {
     pub stage: StageId,
     /// Answers the state requests of the harness for as long as the bundle is open.
     pub state: Arc<dyn StateServer>,
+    /// Set for a keyed stage: which part of the keys this bundle is about. Bundles of one part never run side by side,
+    /// so an executor that sends them to one harness may let that harness cache user state between them.
+    pub partition: Option<usize>,
     /// Collects what the bundle emits, in the order of the stage's outputs; returned in [`BundleDone`].
     pub outputs: Outputs,
     /// Called exactly once, from any thread, when the bundle is over.
@@ -45,8 +48,15 @@ pub type Completion = Box<dyn FnOnce(Result<BundleDone, BundleError>) + Send>;
 pub trait Bundle: Send {
     /// Hands over input elements of the stage's main input. Never blocks; the caller bounds what it pushes.
     fn push(&mut self, batch: Batch);
+    /// Fires timers of one of the stage's families ([`crate::plan::Stage::timer_families`], by index): whole encoded
+    /// timers, in the order in which they fire. Never blocks.
+    fn push_timers(&mut self, family: usize, timers: Bytes);
     /// No more input will come; the bundle may complete.
     fn close(&mut self);
+    /// Asks the SDK to keep no more than `fraction` of the work that remains and to hand back the rest, which then
+    /// comes with [`BundleDone`]: 0 ends the bundle as soon as the SDK can. Best effort, for splittable stages after
+    /// [`Bundle::close`]; never blocks.
+    fn split(&mut self, fraction: f64);
 }
 
 /// A bundle that succeeded.
@@ -56,10 +66,21 @@ pub struct BundleDone {
     pub outputs: Outputs,
     /// Work that the SDK handed back: to be run later, as new input of the same stage.
     pub residuals: Vec<Residual>,
+    /// Timers that it set or cleared, in the order in which they came.
+    pub timers: Vec<TimerBatch>,
     /// The bundle's metrics, committed by its success.
     pub metrics: Vec<Metric>,
     /// The SDK waits to be told that the bundle's effects are durable.
     pub requires_finalization: Option<Arc<dyn Finalizer>>,
+}
+
+/// Timers that a bundle set or cleared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimerBatch {
+    /// Index in [`crate::plan::Stage::timer_families`].
+    pub family: usize,
+    /// Whole encoded timers, concatenated.
+    pub timers: Bytes,
 }
 
 /// Tells the SDK that the effects of a bundle are durable (`FinalizeBundleRequest`).
@@ -168,6 +189,40 @@ pub enum StateKey {
         side_input: String,
         /// The side input's window.
         window: Bytes,
+    },
+    /// A cell of a DoFn's state, or a part of one.
+    User {
+        /// The transform whose state it is, as named in the bundle descriptor.
+        transform: String,
+        /// The name of the cell's specification.
+        state: String,
+        /// The window.
+        window: Bytes,
+        /// The key of the element.
+        key: Bytes,
+        /// What of the cell is meant.
+        part: CellPart,
+    },
+}
+
+/// What of a cell of user state a request is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CellPart {
+    /// All of a bag; single values and accumulators are bags of one (`bag_user_state`).
+    Bag,
+    /// The values of one key of a multimap; `clear` and `append` too (`multimap_user_state`).
+    MapValues(Bytes),
+    /// The keys of a multimap; `clear` empties the whole cell (`multimap_keys_user_state`).
+    MapKeys,
+    /// All entries of a multimap: each key, then an iterable of its values (`multimap_entries_user_state`).
+    MapEntries,
+    /// The entries of an ordered list whose sort keys are in `start..end`; `clear` removes them, `append` takes entries
+    /// of any sort key (`ordered_list_user_state`).
+    OrderedRange {
+        /// The first sort key.
+        start: i64,
+        /// The first sort key that is not meant.
+        end: i64,
     },
 }
 

@@ -6,6 +6,7 @@
 //! What is absent, on purpose: only [`dataflow`] and [`time`] import timely; [`windowing`], [`metrics`] and [`plan`] do
 //! no IO; no user element is ever decoded further than its key and windows.
 
+pub mod clock;
 pub mod dataflow;
 pub mod element;
 pub mod executor;
@@ -15,5 +16,6 @@ pub mod metrics;
 pub mod pipeline;
 pub mod plan;
 pub mod side_input;
+pub mod state;
 pub mod time;
 pub mod windowing;

@@ -171,6 +171,7 @@ fn ends(plan: &Plan, node: &Node) -> (Vec<CollectionId>, Vec<CollectionId>) {
         Node::GroupByKey { input, output, .. } | Node::Redistribute { input, output, .. } => {
             (vec![*input], vec![*output])
         }
+        Node::TestStream { outputs, .. } => (vec![], outputs.iter().map(|(_, output)| *output).collect()),
         Node::Stage(stage) => {
             let stage = &plan.stages[stage.0 as usize];
             let sides = stage.side_inputs.iter().map(|side_input| side_input.collection);

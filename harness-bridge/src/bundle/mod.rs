@@ -15,6 +15,7 @@ mod run;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ferrobeam_runner::element::Batch;
 use ferrobeam_runner::executor::{Bundle, BundleDone, BundleError, Completion, Fault, OpenBundle, StageExecutor};
 use ferrobeam_runner::plan::StageId;
@@ -70,6 +71,10 @@ impl Bundle for Open {
         // A bundle that already failed takes no more input, and its completion has said so.
         let _ = self.pushes.send(Push::Batch(batch));
     }
+
+    fn push_timers(&mut self, _family: usize, _timers: Bytes) {}
+
+    fn split(&mut self, _fraction: f64) {}
 
     fn close(&mut self) {
         let _ = self.pushes.send(Push::Close);

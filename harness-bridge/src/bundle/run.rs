@@ -111,7 +111,7 @@ impl Asked {
                 as Arc<dyn Finalizer>
         });
         self.harness().prove();
-        Ok(BundleDone { outputs, residuals, metrics, requires_finalization })
+        Ok(BundleDone { outputs, residuals, timers: Vec::new(), metrics, requires_finalization })
     }
 
     /// Feeds the input until the harness responded.

@@ -201,6 +201,7 @@ pub fn open(bridge: &Bridge, stage: u32, state: Arc<dyn StateServer>) -> (Box<dy
     let budget = Budget::new(256 << 20, std::env::temp_dir());
     let (tell, outcome) = oneshot::channel();
     let bundle = bridge.executor().open(OpenBundle {
+        partition: None,
         stage: StageId(stage),
         state,
         outputs: Outputs::new(vec![coder()], &budget),

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use ferrobeam_harness_bridge::{Bridge, BridgeConfig};
-use ferrobeam_runner::dataflow::{self, Job, JobFailure, Settings, Topology};
+use ferrobeam_runner::dataflow::{self, Drain, Job, JobFailure, Settings, Topology};
 use ferrobeam_runner::memory::Budget;
 use ferrobeam_runner::plan::Plan;
 use tokio::net::TcpListener;
@@ -135,6 +135,7 @@ impl Part {
             budget,
             observer: self.reports.clone(),
             settings: settings(deployment.limits.unwrap_or_default()),
+            drain: Drain::default(),
         };
         self.reports.send(Report::Started(v1::Started {})).await;
         let ended = start_dataflow(job, topology).map_err(|e| format!("cannot start a thread: {e}"))?;

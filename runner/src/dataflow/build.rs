@@ -110,7 +110,7 @@ impl<'scope> Builder<'scope, '_> {
                 let edge = route::redistribute(self.scope, name, self.edge(*input), route, Rc::clone(&self.reporter));
                 self.edges.insert(*output, edge);
             }
-            Node::GroupByKey { name, input, output, windowing, merge } => {
+            Node::GroupByKey { name, input, output, windowing, merge, bounded: _ } => {
                 let grouping = Grouping {
                     name: name.clone(),
                     input: element_coder(self.plan(), *input),
@@ -124,6 +124,7 @@ impl<'scope> Builder<'scope, '_> {
                 let edge = group::build(self.scope, grouping, self.edge(*input), merger, ends);
                 self.edges.insert(*output, edge);
             }
+            Node::TestStream { .. } => {}
             Node::Stage(id) => self.stage(*id),
         }
     }

@@ -48,6 +48,7 @@ impl StateServer for StageState {
             StateKey::MultimapKeysValuesSideInput { transform, side_input, window } => {
                 self.table(transform, side_input)?.entries(window, continuation)
             }
+            StateKey::User { .. } => Err(StateError::Unknown(format!("user state {key:?}"))),
         }
     }
 

@@ -117,6 +117,7 @@ impl Bundles {
         let mut bundle = self.job.executor.open(OpenBundle {
             stage: self.stage,
             state: Arc::clone(&self.state),
+            partition: None,
             outputs: Outputs::new(self.outputs.clone(), &self.job.budget),
             completion: Box::new(move |result| {
                 // Both fail only when the worker is gone, and then nobody waits.

@@ -13,6 +13,7 @@ mod build;
 mod bundle_state;
 mod bundles;
 mod cluster;
+mod drain;
 mod edge;
 mod flow;
 mod group;
@@ -34,8 +35,10 @@ use crate::executor::{Fault, StageExecutor};
 use crate::memory::Budget;
 use crate::metrics::Metric;
 use crate::plan::{EnvironmentId, Plan, StageId};
+use crate::state::StoreKind;
 
 pub use cluster::Topology;
+pub use drain::Drain;
 pub use run::run;
 
 /// A job as one process runs it.
@@ -51,6 +54,8 @@ pub struct Job {
     pub observer: Arc<dyn JobObserver>,
     /// Limits.
     pub settings: Settings,
+    /// Asks the job to drain.
+    pub drain: Drain,
 }
 
 /// Limits on bundles and retries.
@@ -64,6 +69,10 @@ pub struct Settings {
     pub retries: u32,
     /// The wait before the first of those; doubled each time.
     pub retry_delay: Duration,
+    /// Where keyed state is kept.
+    pub store: StoreKind,
+    /// How long a bundle of a splittable stage may hold on to its output before it is asked to hand back the rest.
+    pub max_bundle_time: Duration,
 }
 
 impl Default for Settings {
@@ -73,6 +82,8 @@ impl Default for Settings {
             max_bundle_bytes: 8 << 20,
             retries: 3,
             retry_delay: Duration::from_millis(50),
+            store: StoreKind::default(),
+            max_bundle_time: Duration::from_millis(100),
         }
     }
 }

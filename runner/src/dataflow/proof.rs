@@ -23,7 +23,7 @@ use crate::element::{Batch, BatchBuilder, ElementCoder, WireCoder};
 use crate::executor::{Bundle, BundleDone, BundleError, Completion, OpenBundle};
 use crate::plan::{Collection, CollectionId, Node, Port, Stage};
 use crate::time::{self, Moment, Timestamp};
-use crate::windowing::{Merging, TimestampCombiner, WindowCoder, Windowing};
+use crate::windowing::{Merging, WindowCoder, Windowing};
 
 type Logic = dyn Fn(StageId, &Batch, &mut dyn FnMut(&[u8])) + Send + Sync;
 
@@ -64,6 +64,10 @@ impl Bundle for Pending {
         self.input.push(batch);
     }
 
+    fn push_timers(&mut self, _family: usize, _timers: Bytes) {}
+
+    fn split(&mut self, _fraction: f64) {}
+
     fn close(&mut self) {
         let (mut outputs, completion) = self.outputs.take().unwrap();
         let (logic, stage, fail, input) =
@@ -81,7 +85,13 @@ impl Bundle for Pending {
                 Err(BundleError { fault: Fault::User, retry: true, message, environment: None })
             } else {
                 outputs.finish().unwrap();
-                Ok(BundleDone { outputs, residuals: vec![], metrics: vec![], requires_finalization: None })
+                Ok(BundleDone {
+                    outputs,
+                    residuals: vec![],
+                    timers: vec![],
+                    metrics: vec![],
+                    requires_finalization: None,
+                })
             });
         });
     }
@@ -94,11 +104,7 @@ impl JobObserver for Silent {
 }
 
 fn windowing() -> Windowing {
-    Windowing {
-        window_coder: WindowCoder::Global,
-        merging: Merging::None,
-        timestamp_combiner: TimestampCombiner::EndOfWindow,
-    }
+    Windowing::plain(WindowCoder::Global, Merging::None)
 }
 
 fn kv(value: WireCoder) -> WireCoder {
@@ -106,7 +112,7 @@ fn kv(value: WireCoder) -> WireCoder {
 }
 
 fn collection(name: &str, value: WireCoder) -> Collection {
-    Collection { name: name.into(), value, windowing: windowing() }
+    Collection { name: name.into(), value, windowing: windowing(), bounded: true }
 }
 
 fn stage(name: &str, input: u32, outputs: &[u32]) -> Stage {
@@ -122,6 +128,9 @@ fn stage(name: &str, input: u32, outputs: &[u32]) -> Stage {
         transforms: vec![],
         splittable: false,
         merges_windows: false,
+        keyed: None,
+        truncate: None,
+        finalizes: false,
     }
 }
 
@@ -160,6 +169,7 @@ fn grouping_plan() -> Plan {
                 output: CollectionId(4),
                 windowing: windowing(),
                 merge: None,
+                bounded: true,
             },
             Node::Stage(StageId(2)),
         ],
@@ -209,6 +219,7 @@ fn job(plan: Plan, logic: Arc<Logic>, fails: u64, memory: usize, dir: &std::path
             retry_delay: Duration::from_millis(1),
             ..Settings::default()
         },
+        drain: Drain::default(),
     }
 }
 

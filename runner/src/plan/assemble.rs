@@ -8,7 +8,8 @@ use super::descriptor::DescriptorBuilder;
 use super::draft::Draft;
 use super::fuse::{FusedStage, Fusion};
 use super::{
-    Collection, CollectionId, Environment, EnvironmentId, Node, Plan, Port, SideInput, Stage, StageId, merge_windows,
+    Collection, CollectionId, Environment, EnvironmentId, Node, Plan, Port, SideInput, Stage, StageId, WindowMapping,
+    merge_windows,
 };
 use crate::element::WireCoder;
 use crate::pipeline::{CoderName, EnvironmentName, Kind, PCollectionName, Refusal, merging};
@@ -135,7 +136,14 @@ impl Assembly<'_> {
                             Merging::Custom => Some(merge_windows::stage(self, &transform, from)?),
                             _ => None,
                         };
-                        Node::GroupByKey { name, input, output: self.collection(output), windowing, merge }
+                        Node::GroupByKey {
+                            name,
+                            input,
+                            output: self.collection(output),
+                            windowing,
+                            merge,
+                            bounded: true,
+                        }
                     }
                 }
             }
@@ -171,6 +179,7 @@ impl Assembly<'_> {
                     local_name: local_name.clone(),
                     collection: self.collection(from),
                     access: *access,
+                    mapping: WindowMapping::Same,
                 });
             }
         }
@@ -196,6 +205,9 @@ impl Assembly<'_> {
             transforms: transforms.into_iter().map(|transform| (transform.id.0, transform.unique_name)).collect(),
             splittable,
             merges_windows: false,
+            keyed: None,
+            truncate: None,
+            finalizes: false,
         });
         self.plan.nodes.push(Node::Stage(stage));
     }
@@ -259,7 +271,7 @@ impl Assembly<'_> {
         windowing: Windowing,
     ) -> CollectionId {
         let id = CollectionId(self.plan.collections.len() as u32);
-        self.plan.collections.push(Collection { name: name.0.clone(), value, windowing });
+        self.plan.collections.push(Collection { name: name.0.clone(), value, windowing, bounded: true });
         self.collection_ids.insert(name.clone(), id);
         id
     }
@@ -305,6 +317,6 @@ impl Assembly<'_> {
             Merging::Sessions if window_coder != WindowCoder::Interval => Merging::Custom,
             merging => merging,
         };
-        Windowing { window_coder, merging, timestamp_combiner: combiner }
+        Windowing { timestamp_combiner: combiner, ..Windowing::plain(window_coder, merging) }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use ferrobeam_proto::fn_execution::ProcessBundleDescriptor;
 use prost::Message;
 
-use super::{Access, CollectionId, Node, Plan, Stage, StageId};
+use super::{Access, CollectionId, Node, Plan, Stage, StageId, TestEvents};
 use crate::element::WireCoder;
 use crate::windowing::{Merging, TimestampCombiner, WindowCoder, Windowing};
 
@@ -18,7 +18,7 @@ impl fmt::Display for Plan {
                     let inputs: Vec<_> = inputs.iter().map(|input| self.name(*input)).collect();
                     writeln!(f, "flatten {} -> {}", inputs.join(" + "), self.name(*output))?;
                 }
-                Node::GroupByKey { name, input, output, windowing, merge } => {
+                Node::GroupByKey { name, input, output, windowing, merge, bounded: _ } => {
                     write!(f, "group \"{name}\" {} -> {} in {windowing}", self.name(*input), self.name(*output))?;
                     match merge {
                         Some(stage) => {
@@ -27,6 +27,14 @@ impl fmt::Display for Plan {
                         }
                         None => writeln!(f)?,
                     }
+                }
+                Node::TestStream { name, events, outputs } => {
+                    let outputs: Vec<_> = outputs.iter().map(|(_, output)| self.name(*output)).collect();
+                    let events = match events {
+                        TestEvents::Listed(events) => format!("{} events", events.len()),
+                        TestEvents::Service { url, .. } => format!("events from {url}"),
+                    };
+                    writeln!(f, "test stream \"{name}\", {events} -> {}", outputs.join(", "))?;
                 }
                 Node::Redistribute { name, input, output, by_key } => {
                     let how = if *by_key { " by key" } else { "" };

@@ -16,7 +16,7 @@ use super::assemble::Assembly;
 use super::descriptor::DescriptorBuilder;
 use super::{Port, Stage, StageId};
 use crate::pipeline::{EnvironmentName, Kind, PCollectionName, Refusal, Transform, TransformName, WindowingName};
-use crate::windowing::{Merging, TimestampCombiner, WindowCoder, Windowing};
+use crate::windowing::{Merging, WindowCoder, Windowing};
 
 /// Adds the stage for the grouping `transform` of `input`.
 pub(super) fn stage(
@@ -86,11 +86,7 @@ pub(super) fn stage(
     let sink = descriptor.sink(draft, &answered, (&answer, &global));
     let descriptor = descriptor.finish(draft);
 
-    let windowing = Windowing {
-        window_coder: WindowCoder::Global,
-        merging: Merging::None,
-        timestamp_combiner: TimestampCombiner::EndOfWindow,
-    };
+    let windowing = Windowing::plain(WindowCoder::Global, Merging::None);
     let (question, answer) = (draft.coders.structure(&question), draft.coders.structure(&answer));
     let input = Port { transform: source, collection: assembly.add_collection(&asked, question, windowing.clone()) };
     let output = Port { transform: sink, collection: assembly.add_collection(&answered, answer, windowing) };
@@ -105,6 +101,9 @@ pub(super) fn stage(
         transforms: vec![(merge.id.0, merge.unique_name)],
         splittable: false,
         merges_windows: true,
+        keyed: None,
+        truncate: None,
+        finalizes: false,
     }))
 }
 

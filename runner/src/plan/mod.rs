@@ -23,7 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::element::WireCoder;
 use crate::pipeline::{Pipeline, Refusal};
-use crate::windowing::Windowing;
+use crate::time::Timestamp;
+use crate::windowing::{WindowCoder, Windowing};
 
 /// Index of a stage in [`Plan::stages`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -59,6 +60,8 @@ pub struct Collection {
     pub value: WireCoder,
     /// How its elements were windowed; says the window coder.
     pub windowing: Windowing,
+    /// It ends of itself.
+    pub bounded: bool,
 }
 
 /// One operator of the dataflow.
@@ -76,6 +79,16 @@ pub enum Node {
         /// The union.
         output: CollectionId,
     },
+    /// Plays the events of a `beam:transform:teststream:v1`, each when all effects of the one before are over.
+    TestStream {
+        /// Stable name of the transform.
+        name: String,
+        /// Where its events come from.
+        events: TestEvents,
+        /// Its outputs: the tag that events name, and the collection. The global window; values in the collection's
+        /// wire coder.
+        outputs: Vec<(String, CollectionId)>,
+    },
     /// Groups `KV<K, V>` by key and window into `KV<K, Iterable<V>>`.
     GroupByKey {
         /// Stable name of the transform, for messages and metrics.
@@ -88,6 +101,8 @@ pub enum Node {
         windowing: Windowing,
         /// For custom merging windows, the stage that runs the SDK's merge function (`beam:transform:merge_windows:v1`).
         merge: Option<StageId>,
+        /// The input is bounded: everything may wait for its end, and each window fires once.
+        bounded: bool,
     },
     /// Moves elements between workers, keeping timestamp, windows and pane.
     Redistribute {
@@ -126,6 +141,113 @@ pub struct Stage {
     pub splittable: bool,
     /// True when it is a merge-windows stage, driven by a [`Node::GroupByKey`] and absent from [`Plan::nodes`].
     pub merges_windows: bool,
+    /// What makes it a keyed stage: its input is `KV` elements that are brought together by key, and bundles of equal
+    /// keys never run side by side.
+    pub keyed: Option<Keyed>,
+    /// For a splittable stage, the stage that shortens what is left at a drain: it takes and gives sized elements and
+    /// restrictions (`beam:transform:sdf_truncate_sized_restrictions:v1`), and is absent from [`Plan::nodes`].
+    pub truncate: Option<StageId>,
+    /// A transform in it asks to be told when its bundles are durable.
+    pub finalizes: bool,
+}
+
+/// What a keyed stage keeps by key and window.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Keyed {
+    /// The cells of its transforms.
+    pub states: Vec<StateCell>,
+    /// The timers of its transforms.
+    pub timers: Vec<TimerFamily>,
+    /// Elements of a key reach the stage in order of their timestamps (`requires_time_sorted_input`).
+    pub time_sorted: bool,
+}
+
+/// A cell of user state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateCell {
+    /// Id of the transform in the descriptor.
+    pub transform: String,
+    /// The name of its specification in the transform's payload.
+    pub state: String,
+    /// How the SDK addresses it.
+    pub kind: StateKind,
+    /// How its values are encoded, as far as the runner must walk them to page them.
+    pub value: WireCoder,
+    /// For multimaps, how their keys are encoded.
+    pub key: Option<WireCoder>,
+}
+
+/// How a cell is addressed (`StandardUserStateTypes` of the pipeline proto).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StateKind {
+    /// `beam:user_state:bag:v1`.
+    Bag,
+    /// `beam:user_state:multimap:v1`.
+    Multimap,
+    /// `beam:user_state:ordered_list:v1`.
+    OrderedList,
+}
+
+/// A timer family of a transform.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimerFamily {
+    /// Id of the transform in the descriptor.
+    pub transform: String,
+    /// The id of the family.
+    pub family: String,
+    /// Which time it goes by.
+    pub domain: TimeDomain,
+    /// How keys are encoded in its timers: as in the stage's input.
+    pub key: WireCoder,
+    /// How windows are encoded in its timers.
+    pub window: WindowCoder,
+    /// It is fired by the runner when a window of a key expires, and never set by the SDK.
+    pub on_window_expiration: bool,
+}
+
+/// The time that a timer goes by (`TimeDomain` of the pipeline proto).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum TimeDomain {
+    /// The watermark of the stage's input.
+    EventTime,
+    /// The clock.
+    ProcessingTime,
+}
+
+/// Where the events of a TestStream come from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum TestEvents {
+    /// They came with the pipeline. Elements are encoded in the collection's wire coder.
+    Listed(Vec<TestEvent>),
+    /// A `TestStreamService` has them; elements it gives are encoded in the coder of the pipeline, to be wrapped in a
+    /// length prefix where the collection's wire coder does.
+    Service {
+        /// The service's address, as the pipeline states it.
+        url: String,
+        /// Elements need a length prefix put before them.
+        prefix: bool,
+    },
+}
+
+/// One event of a TestStream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum TestEvent {
+    /// Elements of an output, with their timestamps.
+    Elements {
+        /// The output's tag.
+        tag: String,
+        /// The elements.
+        elements: Vec<(Timestamp, Bytes)>,
+    },
+    /// An output's watermark moves on.
+    Watermark {
+        /// The output's tag.
+        tag: String,
+        /// Where to.
+        to: Timestamp,
+    },
+    /// The clock moves on by so many milliseconds.
+    ProcessingTime(i64),
 }
 
 /// A border between a stage and the data plane.
@@ -148,6 +270,35 @@ pub struct SideInput {
     pub collection: CollectionId,
     /// How it is read.
     pub access: Access,
+    /// Which of its windows goes with a window of the main input.
+    pub mapping: WindowMapping,
+}
+
+/// Finds the window of a side input for a window of the main input.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum WindowMapping {
+    /// There is only the global one.
+    Global,
+    /// Both inputs are windowed alike, by windows that do not merge: the same window.
+    Same,
+    /// The fixed window in which the main window's greatest timestamp falls.
+    Fixed {
+        /// Milliseconds.
+        size: i64,
+        /// Milliseconds.
+        offset: i64,
+    },
+    /// The last sliding window to begin by the main window's greatest timestamp.
+    Sliding {
+        /// Milliseconds.
+        size: i64,
+        /// Milliseconds.
+        period: i64,
+        /// Milliseconds.
+        offset: i64,
+    },
+    /// Only the SDK knows: this stage asks it (`beam:transform:map_windows:v1`), and is absent from [`Plan::nodes`].
+    Sdk(StageId),
 }
 
 /// How a side input is read.

@@ -23,10 +23,95 @@ pub struct Windowing {
     pub merging: Merging,
     /// Which timestamp a pane takes.
     pub timestamp_combiner: TimestampCombiner,
+    /// When a window fires.
+    pub trigger: Trigger,
+    /// What becomes of a pane's content after it fired.
+    pub accumulation: Accumulation,
+    /// How long after its end a window takes late data, in milliseconds (not negative).
+    pub allowed_lateness: i64,
+    /// Whether a window that expires fires a last pane even if there is nothing new in it.
+    pub closing: ClosingBehavior,
+    /// Whether a window fires on time even if there is nothing new in it.
+    pub on_time: OnTimeBehavior,
+}
+
+/// What becomes of a pane's content after it fired (`AccumulationMode` of the pipeline proto).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Accumulation {
+    /// The next pane begins empty.
+    Discarding,
+    /// The next pane has it too.
+    Accumulating,
+}
+
+/// Whether the last pane of a window is fired even if it is empty (`ClosingBehavior`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClosingBehavior {
+    /// Always.
+    EmitAlways,
+    /// Only if it holds something new.
+    EmitIfNonempty,
+}
+
+/// Whether the pane at the window's end is fired even if it is empty (`OnTimeBehavior`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnTimeBehavior {
+    /// Always.
+    FireAlways,
+    /// Only if it holds something new.
+    FireIfNonempty,
+}
+
+/// When a window fires (`Trigger` of the pipeline proto).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Trigger {
+    /// Once all are ready.
+    AfterAll(Vec<Trigger>),
+    /// Once one is ready.
+    AfterAny(Vec<Trigger>),
+    /// One after the other, each from when the one before has finished.
+    AfterEach(Vec<Trigger>),
+    /// When the watermark passes the window's end; before and after that as the two say.
+    AfterEndOfWindow {
+        /// Before the end.
+        early: Option<Box<Trigger>>,
+        /// After it.
+        late: Option<Box<Trigger>>,
+    },
+    /// At a processing time reckoned from the arrival of the pane's first element.
+    AfterProcessingTime(Vec<TimestampTransform>),
+    /// What the former becomes downstream of a grouping: when everything upstream that came by then is here.
+    AfterSynchronizedProcessingTime,
+    /// At the end of the window, and then at every late element.
+    Default,
+    /// Once the pane has so many elements.
+    ElementCount(u32),
+    /// Not until the window closes.
+    Never,
+    /// At every element.
+    Always,
+    /// As the first does, and for the last time when the second fires.
+    OrFinally(Box<Trigger>, Box<Trigger>),
+    /// Again and again.
+    Repeat(Box<Trigger>),
+}
+
+/// A step in reckoning a time from another (`TimestampTransform` of the pipeline proto), in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TimestampTransform {
+    /// So much later.
+    Delay(i64),
+    /// Up to the next offset + n * period.
+    AlignTo {
+        /// The period.
+        period: i64,
+        /// The offset.
+        offset: i64,
+    },
 }
 
 /// How a window is encoded on the wire.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WindowCoder {
     /// `beam:coder:global_window:v1`: no bytes.
     Global,
@@ -56,6 +141,29 @@ pub enum TimestampCombiner {
     Latest,
     /// The earliest of the elements' timestamps.
     Earliest,
+}
+
+impl Windowing {
+    /// Windows of a collection that groups once at each window's end and takes no late data.
+    pub fn plain(window_coder: WindowCoder, merging: Merging) -> Windowing {
+        Windowing {
+            window_coder,
+            merging,
+            timestamp_combiner: TimestampCombiner::EndOfWindow,
+            trigger: Trigger::Default,
+            accumulation: Accumulation::Discarding,
+            allowed_lateness: 0,
+            closing: ClosingBehavior::EmitIfNonempty,
+            on_time: OnTimeBehavior::FireAlways,
+        }
+    }
+
+    /// The greatest timestamp that the watermark may have while an encoded window still takes data: once the watermark
+    /// is past it, the window has expired.
+    pub fn expiry(&self, window: &[u8]) -> Result<Timestamp, ElementError> {
+        let end = self.window_coder.max_timestamp(window)?;
+        Ok(Timestamp(end.0.saturating_add(self.allowed_lateness).min(Timestamp::END_OF_GLOBAL_WINDOW.0)))
+    }
 }
 
 impl WindowCoder {

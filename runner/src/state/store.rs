@@ -1,0 +1,74 @@
+//! The one ordered store that all keyed state lives in: [`Store`].
+
+use std::path::Path;
+
+use bytes::Bytes;
+
+/// An ordered map of byte strings, of one stage on one worker.
+///
+/// Writers go through [`Store::write`], which is atomic. A store knows nothing of what its keys mean.
+pub trait Store: Send {
+    /// The value of a key.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
+
+    /// Visits the entries with `from <= key`, and `key < to` if there is a `to`, in order, until `visit` returns false.
+    fn scan(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError>;
+
+    /// Does all of it or nothing.
+    fn write(&mut self, batch: WriteBatch) -> Result<(), StoreError>;
+
+    /// Writes all that the store holds now into a new folder, from which a store of the same kind can be opened.
+    fn snapshot(&self, into: &Path) -> Result<(), StoreError>;
+}
+
+/// Changes that belong together, in order: later ones win.
+#[derive(Clone, Debug, Default)]
+pub struct WriteBatch {
+    pub(crate) writes: Vec<Write>,
+}
+
+/// One change.
+#[derive(Clone, Debug)]
+pub(crate) enum Write {
+    Put(Bytes, Bytes),
+    Delete(Bytes),
+    /// Everything from the first key on, before the second.
+    DeleteRange(Bytes, Bytes),
+}
+
+impl WriteBatch {
+    /// Sets the value of a key.
+    pub fn put(&mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) {
+        self.writes.push(Write::Put(key.into(), value.into()));
+    }
+
+    /// Removes a key.
+    pub fn delete(&mut self, key: impl Into<Bytes>) {
+        self.writes.push(Write::Delete(key.into()));
+    }
+
+    /// Removes every key from `from` on, before `to`.
+    pub fn delete_range(&mut self, from: impl Into<Bytes>, to: impl Into<Bytes>) {
+        self.writes.push(Write::DeleteRange(from.into(), to.into()));
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+}
+
+/// The store failed: the machine's fault.
+#[derive(Debug, thiserror::Error)]
+#[error("the state store failed to {doing}: {why}")]
+pub struct StoreError {
+    /// What was being done.
+    pub doing: &'static str,
+    /// The cause.
+    pub why: String,
+}
