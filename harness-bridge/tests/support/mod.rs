@@ -19,7 +19,9 @@ use ferrobeam_runner::executor::{
     Bundle, BundleDone, BundleError, OpenBundle, StateError, StateKey, StatePage, StateServer,
 };
 use ferrobeam_runner::memory::Budget;
-use ferrobeam_runner::plan::{Access, CollectionId, EnvironmentId, Plan, Port, SideInput, Stage, StageId};
+use ferrobeam_runner::plan::{
+    Access, CollectionId, EnvironmentId, Plan, Port, SideInput, Stage, StageId, WindowMapping,
+};
 use ferrobeam_runner::time::Timestamp;
 use ferrobeam_runner::windowing::WindowCoder;
 use prost::Message;
@@ -99,12 +101,16 @@ pub fn plan(environment: &Environment, stages: Vec<TestStage>) -> Plan {
                 local_name,
                 collection: CollectionId(0),
                 access: Access::Iterable,
+                mapping: WindowMapping::Global,
             })
             .collect(),
         transforms: vec![("step".into(), format!("user's {}", stage.name))],
         name: stage.name,
         splittable: false,
         merges_windows: false,
+        keyed: None,
+        truncate: None,
+        finalizes: false,
     });
     Plan {
         collections: vec![],
