@@ -19,6 +19,7 @@ use super::materialise;
 use super::merge::Merger;
 use super::route::{self, Route};
 use super::run::Reporter;
+use crate::clock::{Clock, TestClock, WallClock};
 use crate::executor::StateServer;
 use crate::grouping::StoredIterables;
 use crate::plan::{Access, CollectionId, Node, Plan, Stage, StageId};
@@ -29,6 +30,10 @@ use crate::time::Moment;
 pub(crate) struct Shared {
     iterables: Arc<StoredIterables>,
     tables: BTreeMap<(CollectionId, Access), Arc<SideInputTable>>,
+    /// The processing time that operators of this process go by.
+    pub(crate) clock: Arc<dyn Clock>,
+    /// The same clock where the plan has a TestStream, which moves it.
+    pub(crate) test_clock: Option<Arc<TestClock>>,
 }
 
 impl Shared {
@@ -40,7 +45,12 @@ impl Shared {
                 Arc::new(SideInputTable::new(&job.budget, side_input.access, coder))
             });
         }
-        Shared { iterables: Arc::new(StoredIterables::new(&job.budget)), tables }
+        let test_clock = job.plan.is_test_driven().then(|| Arc::new(TestClock::default()));
+        let clock: Arc<dyn Clock> = match &test_clock {
+            Some(clock) => Arc::clone(clock) as Arc<dyn Clock>,
+            None => Arc::new(WallClock),
+        };
+        Shared { iterables: Arc::new(StoredIterables::new(&job.budget)), tables, clock, test_clock }
     }
 
     fn state(&self, stage: &Stage) -> Arc<dyn StateServer> {

@@ -51,6 +51,13 @@ pub struct Plan {
     pub environments: Vec<Environment>,
 }
 
+impl Plan {
+    /// Whether a TestStream says how processing time moves.
+    pub fn is_test_driven(&self) -> bool {
+        self.nodes.iter().any(|node| matches!(node, Node::TestStream { .. }))
+    }
+}
+
 /// A PCollection between two operators, with the form its elements have there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Collection {
