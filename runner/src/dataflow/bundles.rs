@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use timely::dataflow::Scope;
 use timely::scheduling::Activator;
@@ -26,7 +27,9 @@ pub(crate) struct Bundles {
     job: Job,
     stage: StageId,
     outputs: Vec<ElementCoder>,
-    state: Arc<dyn StateServer>,
+    states: Box<dyn Fn() -> Arc<dyn StateServer>>,
+    /// Of the keys, for a keyed stage.
+    partition: Option<usize>,
     reporter: Rc<Reporter>,
     open: BTreeMap<u64, Open>,
     next: u64,
@@ -39,15 +42,27 @@ pub(crate) struct Bundles {
 
 struct Open {
     moment: Moment,
-    input: Vec<Batch>,
+    input: Vec<Input>,
+    since: Instant,
     failures: u32,
     /// `None` while it waits to be run again.
     bundle: Option<Box<dyn Bundle>>,
     again: Option<Instant>,
 }
 
+/// What a bundle is run over.
+#[derive(Clone, Debug)]
+pub(crate) enum Input {
+    /// Elements of the stage's main input.
+    Elements(Batch),
+    /// Timers of a family of the stage.
+    Timers(usize, Bytes),
+}
+
 /// A bundle that succeeded.
 pub(crate) struct Finished {
+    /// As [`Bundles::start`] gave it.
+    pub(crate) id: u64,
     pub(crate) moment: Moment,
     pub(crate) done: BundleDone,
 }
@@ -61,6 +76,20 @@ impl Bundles {
         state: Arc<dyn StateServer>,
         reporter: Rc<Reporter>,
     ) -> Bundles {
+        Bundles::with_states(scope, address, job, stage, Box::new(move || Arc::clone(&state)), None, reporter)
+    }
+
+    /// Bundles of which every try has a state server of its own, from `states`. With a `partition`, they are about that
+    /// part of the keys, and the owner never has two open at once.
+    pub(crate) fn with_states<'scope>(
+        scope: Scope<'scope, Moment>,
+        address: Rc<[usize]>,
+        job: Job,
+        stage: StageId,
+        states: Box<dyn Fn() -> Arc<dyn StateServer>>,
+        partition: Option<usize>,
+        reporter: Rc<Reporter>,
+    ) -> Bundles {
         let (end, ended) = crossbeam_channel::unbounded();
         let outputs = output_coders(&job.plan, &job.plan.stages[stage.0 as usize]);
         Bundles {
@@ -69,7 +98,8 @@ impl Bundles {
             job,
             stage,
             outputs,
-            state,
+            states,
+            partition,
             reporter,
             open: BTreeMap::new(),
             next: 0,
@@ -104,20 +134,49 @@ impl Bundles {
         self.open.values().map(|open| open.moment)
     }
 
-    /// Runs a bundle over `input`.
-    pub(crate) fn start(&mut self, moment: Moment, input: Vec<Batch>) {
+    /// Runs a bundle over elements; gives its id, which is greater than those before.
+    pub(crate) fn start(&mut self, moment: Moment, input: Vec<Batch>) -> u64 {
+        self.start_with(moment, input.into_iter().map(Input::Elements).collect())
+    }
+
+    /// Runs a bundle over `input`, in that order.
+    pub(crate) fn start_with(&mut self, moment: Moment, input: Vec<Input>) -> u64 {
         let id = self.next;
         self.next += 1;
         let bundle = self.run(id, &input);
-        self.open.insert(id, Open { moment, input, failures: 0, bundle: Some(bundle), again: None });
+        let since = Instant::now();
+        self.open.insert(id, Open { moment, input, since, failures: 0, bundle: Some(bundle), again: None });
+        id
     }
 
-    fn run(&self, id: u64, input: &[Batch]) -> Box<dyn Bundle> {
+    /// The id that the next bundle will have.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next
+    }
+
+    /// Asks every bundle that has been open for `age` to keep no more than `fraction` of what remains, and to be asked
+    /// again after as long. Gives the time until there is one to ask.
+    pub(crate) fn split_older(&mut self, age: Duration, fraction: f64) -> Option<Duration> {
+        let now = Instant::now();
+        let mut next = None;
+        for open in self.open.values_mut() {
+            let Some(bundle) = &mut open.bundle else { continue };
+            if now.duration_since(open.since) >= age {
+                bundle.split(fraction);
+                open.since = now;
+            }
+            let left = age.saturating_sub(now.duration_since(open.since));
+            next = Some(next.map_or(left, |next: Duration| next.min(left)));
+        }
+        next
+    }
+
+    fn run(&self, id: u64, input: &[Input]) -> Box<dyn Bundle> {
         let (end, wake) = (self.end.clone(), Arc::clone(&self.wake));
         let mut bundle = self.job.executor.open(OpenBundle {
             stage: self.stage,
-            state: Arc::clone(&self.state),
-            partition: None,
+            state: (self.states)(),
+            partition: self.partition,
             outputs: Outputs::new(self.outputs.clone(), &self.job.budget),
             completion: Box::new(move |result| {
                 // Both fail only when the worker is gone, and then nobody waits.
@@ -125,8 +184,11 @@ impl Bundles {
                 let _ = wake.activate();
             }),
         });
-        for batch in input {
-            bundle.push(batch.clone());
+        for part in input {
+            match part {
+                Input::Elements(batch) => bundle.push(batch.clone()),
+                Input::Timers(family, timers) => bundle.push_timers(*family, timers.clone()),
+            }
         }
         bundle.close();
         bundle
@@ -137,7 +199,7 @@ impl Bundles {
         while let Ok((id, result)) = self.ended.try_recv() {
             let Some(mut open) = self.open.remove(&id) else { continue };
             match result {
-                Ok(done) => return Some(Finished { moment: open.moment, done }),
+                Ok(done) => return Some(Finished { id, moment: open.moment, done }),
                 Err(error) if error.retry && open.failures < self.job.settings.retries => {
                     open.failures += 1;
                     let wait = backoff(self.job.settings.retry_delay, open.failures - 1);
@@ -176,6 +238,7 @@ impl Bundles {
         for id in due {
             let Some(mut open) = self.open.remove(&id) else { continue };
             open.bundle = Some(self.run(id, &open.input));
+            open.since = now;
             open.again = None;
             self.open.insert(id, open);
         }

@@ -15,6 +15,7 @@ mod bundles;
 mod cluster;
 mod drain;
 mod edge;
+mod emission;
 mod flow;
 mod group;
 mod impulse;
@@ -24,6 +25,7 @@ mod queue;
 mod route;
 mod run;
 mod stage;
+mod truncate;
 
 #[cfg(test)]
 mod proof;

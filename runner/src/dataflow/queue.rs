@@ -80,6 +80,14 @@ impl InputQueue {
         Ok(taken)
     }
 
+    /// Takes everything, in order of arrival.
+    pub(crate) fn take_all(&mut self, into: &mut Vec<(Moment, Batch)>) -> io::Result<()> {
+        while let Some(next) = self.pop()? {
+            into.push(next);
+        }
+        Ok(())
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.front.is_none() && self.batches.is_empty()
     }
@@ -90,6 +98,14 @@ impl InputQueue {
 
     pub(crate) fn bytes(&self) -> usize {
         self.batches.bytes() + self.front.as_ref().map_or(0, |(_, batch)| batch.data().len())
+    }
+
+    #[allow(dead_code)]
+    /// Moves what waits here on to `epoch`: it no longer holds up those before.
+    pub(crate) fn advance_to(&mut self, epoch: u64) {
+        for moment in self.front.iter_mut().map(|(moment, _)| moment).chain(self.moments.iter_mut().map(|(m, _)| m)) {
+            moment.epoch = moment.epoch.max(epoch);
+        }
     }
 
     /// The moments that what waits here must be held at.

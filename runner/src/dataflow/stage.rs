@@ -1,31 +1,41 @@
-//! A fused stage: one operator per worker that hands bundles to the executor and sends on what they produced.
+//! A fused stage without keyed state: one operator per worker that hands bundles to the executor and sends on what they
+//! produced.
 //!
 //! Work is taken in order of epoch. What waits, runs, or is not yet sent holds the operator's capabilities at its
 //! moment, so the watermark and the epoch of every output are exactly those of what may still come.
+//!
+//! Residuals of splittable elements come back to the queue, held at the watermark that the SDK said. They belong to the
+//! epoch that the input has reached by then: a source that never ends must not keep an epoch open. A bundle that goes on
+//! for long is asked to hand back what is left: of an unbounded source everything, so that results flow and others get
+//! their turn, of a bounded one a half, where another slot idles.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use timely::dataflow::Scope;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::CapabilitySet;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
-use timely::progress::Antichain;
 use timely::progress::frontier::AntichainRef;
 use timely::scheduling::Activator;
 
 use super::Job;
 use super::bundles::{Bundles, Finished};
 use super::edge::{Edge, Output, moment};
-use super::flow::{Flow, VISIT_LIMIT};
+use super::emission::Emissions;
+use super::flow::Flow;
 use super::queue::InputQueue;
 use super::run::Reporter;
-use crate::element::{Batch, SpillQueue};
+use super::truncate::Truncation;
+use crate::element::Batch;
 use crate::executor::{Residual, StateServer};
 use crate::plan::StageId;
 use crate::time::{self, Moment, Timestamp};
+
+/// How long a bundle of a bounded source may run before it is asked for half of its work, if a slot idles.
+const WORTH_SPLITTING: Duration = Duration::from_millis(250);
 
 /// Builds the operator; the results are the stage's outputs, in the plan's order.
 pub(crate) fn build<'scope>(
@@ -43,27 +53,40 @@ pub(crate) fn build<'scope>(
     let mut barriers: Vec<_> = barriers.into_iter().map(|barrier| builder.new_input(barrier, Pipeline)).collect();
     let (outputs, streams): (Vec<_>, Vec<_>) = plan.outputs.iter().map(|_| Output::new(&mut builder)).unzip();
     let address = builder.operator_info().address;
+    let activator = scope.activator_for(Rc::clone(&address));
+    if plan.splittable {
+        let wake = scope.worker().sync_activator_for(address.to_vec());
+        // Fails only when the worker is gone.
+        job.drain.on_request(move || {
+            let _ = wake.activate();
+        });
+    }
+    let bundles = |stage| {
+        let (address, state, reporter) = (Rc::clone(&address), Arc::clone(&state), Rc::clone(&reporter));
+        Bundles::new(scope, address, job.clone(), stage, state, reporter)
+    };
+    let unbounded = plan.outputs.iter().any(|port| !job.plan.collections[port.collection.0 as usize].bounded);
     let mut operator = Operator {
         name: plan.name.clone(),
-        bundles: Bundles::new(scope, Rc::clone(&address), job.clone(), stage, state, Rc::clone(&reporter)),
-        activator: scope.activator_for(address),
+        bundles: bundles(stage),
+        truncation: plan.splittable.then(|| Truncation::new(plan.truncate.map(bundles), unbounded, &job.budget)),
         splittable: plan.splittable,
+        unbounded,
         job: job.clone(),
         stage,
-        outputs,
-        capabilities: Vec::new(),
-        held: Antichain::from_elem(timely::progress::Timestamp::minimum()),
         queues: BTreeMap::new(),
         later: Vec::new(),
-        emissions: VecDeque::new(),
+        emissions: Emissions::new(outputs, Rc::clone(&flow), activator.clone()),
+        activator,
         epoch: 0,
+        reached: 0,
         backlog: 0,
         flow,
         reporter,
         failed: false,
     };
     builder.build_reschedule(move |capabilities| {
-        operator.capabilities = capabilities.into_iter().map(CapabilitySet::from_elem).collect();
+        operator.emissions.begin(capabilities.into_iter().map(CapabilitySet::from_elem).collect());
         move |frontiers| {
             input.for_each(|capability, batch| {
                 if let Some(moment) = moment(capability.stamp()) {
@@ -85,19 +108,20 @@ struct Operator {
     job: Job,
     stage: StageId,
     splittable: bool,
+    /// Some output is.
+    unbounded: bool,
     bundles: Bundles,
-    outputs: Vec<Output>,
-    capabilities: Vec<CapabilitySet<Moment>>,
-    /// What `capabilities` stand at.
-    held: Antichain<Moment>,
+    /// Of a splittable stage: shortens its work when the job drains.
+    truncation: Option<Truncation>,
     /// Input that waits, by epoch.
     queues: BTreeMap<u64, InputQueue>,
     /// Residuals that asked for a pause.
     later: Vec<Later>,
-    /// Output of finished bundles, oldest first.
-    emissions: VecDeque<Emission>,
+    emissions: Emissions,
     /// The epoch whose input may run.
     epoch: u64,
+    /// The epoch that the input has reached.
+    reached: u64,
     /// This stage's part of the worker's backlog.
     backlog: usize,
     flow: Rc<Flow>,
@@ -112,18 +136,30 @@ struct Later {
     element: Batch,
 }
 
-struct Emission {
-    moment: Moment,
-    ports: Vec<SpillQueue>,
-}
-
 impl Operator {
+    /// Takes input that no bundle has seen.
     fn enqueue(&mut self, moment: Moment, batch: Batch) {
+        match &mut self.truncation {
+            Some(truncation) if self.job.drain.requested() => {
+                let taken = truncation.push(moment, batch);
+                self.check(taken);
+            }
+            _ => self.admit(moment, batch),
+        }
+    }
+
+    /// Takes input for the next bundles.
+    fn admit(&mut self, moment: Moment, batch: Batch) {
         if batch.is_empty() {
             return;
         }
         let queue = self.queues.entry(moment.epoch).or_insert_with(|| InputQueue::new(&self.job.budget));
-        if let Err(error) = queue.push(moment, batch) {
+        let taken = queue.push(moment, batch);
+        self.check(taken);
+    }
+
+    fn check(&mut self, stored: std::io::Result<()>) {
+        if let Err(error) = stored {
             self.failed = true;
             self.reporter.storage(&self.name, &error);
         }
@@ -131,9 +167,11 @@ impl Operator {
 
     /// One activation. True while the operator is not finished.
     fn visit(&mut self, frontier: AntichainRef<Moment>, open: bool) -> bool {
+        self.reached = time::epoch(frontier).unwrap_or(self.reached).max(self.reached);
         while let Some(finished) = self.bundles.poll() {
             self.finish(finished);
         }
+        self.drain();
         if self.failed || self.bundles.failed() {
             // Capabilities stay where they are: nothing downstream may take silence for the end of input.
             return true;
@@ -142,33 +180,45 @@ impl Operator {
         if open {
             self.start(frontier);
         }
+        self.split();
         self.account(open);
-        self.emit();
+        let sent = self.emissions.send();
+        self.check(sent);
         self.hold(frontier);
-        self.bundles.busy() || !self.later.is_empty() || !self.emissions.is_empty() || !self.queues.is_empty()
+        self.bundles.busy()
+            || self.truncation.as_ref().is_some_and(Truncation::busy)
+            || !self.later.is_empty()
+            || !self.emissions.is_empty()
+            || !self.queues.is_empty()
     }
 
     fn finish(&mut self, finished: Finished) {
-        let Finished { moment, done } = finished;
+        let Finished { id, moment, done } = finished;
+        let whole = self.truncation.as_ref().is_some_and(|truncation| truncation.is_before(id));
         for residual in done.residuals {
-            self.postpone(moment, residual);
+            self.postpone(moment, residual, whole);
         }
         self.job.observer.committed(self.stage, done.metrics);
-        // A bounded job has no checkpoints: the bundle's effects are as durable as they get.
+        // A job without checkpoints: the bundle's effects are as durable as they get.
         if let Some(finalizer) = done.requires_finalization {
             finalizer.finalize();
         }
-        let ports = done.outputs.into_ports();
-        if ports.iter().any(|port| !port.is_empty()) {
-            self.emissions.push_back(Emission { moment, ports });
-        }
+        self.emissions.push(moment, done.outputs);
     }
 
-    fn postpone(&mut self, moment: Moment, residual: Residual) {
+    /// Takes back a part of a splittable element. `whole`: when the job drains, it is still to be truncated.
+    fn postpone(&mut self, moment: Moment, residual: Residual, whole: bool) {
+        let moment = Moment {
+            epoch: moment.epoch.max(self.reached),
+            watermark: residual.hold.map_or(moment.watermark, |hold| hold.0.max(moment.watermark)),
+        };
         let end = residual.element.len() as u32;
         let element = Batch::new(residual.element, [end], Timestamp::MIN);
-        if residual.delay.is_zero() {
+        let draining = self.job.drain.requested();
+        if draining && whole {
             self.enqueue(moment, element);
+        } else if residual.delay.is_zero() {
+            self.admit(moment, element);
         } else {
             self.activator.activate_after(residual.delay);
             self.later.push(Later { due: Instant::now() + residual.delay, moment, element });
@@ -184,8 +234,35 @@ impl Operator {
             std::mem::take(&mut self.later).into_iter().partition(|later| later.due <= now);
         self.later = later;
         for Later { moment, element, .. } in due {
-            self.enqueue(moment, element);
+            self.admit(moment, element);
         }
+    }
+
+    /// When the job drains: everything that is left is truncated before it runs, and what runs is asked to hand back.
+    fn drain(&mut self) {
+        let Some(mut truncation) = self.truncation.take() else { return };
+        if self.job.drain.requested() {
+            if truncation.begin(self.bundles.next_id()) {
+                let mut whole = Vec::new();
+                for mut queue in std::mem::take(&mut self.queues).into_values() {
+                    let taken = queue.take_all(&mut whole);
+                    self.check(taken);
+                }
+                whole.extend(std::mem::take(&mut self.later).into_iter().map(|later| (later.moment, later.element)));
+                for (moment, batch) in whole {
+                    let taken = truncation.push(moment, batch);
+                    self.check(taken);
+                }
+                self.bundles.split_older(Duration::ZERO, 0.0);
+            }
+            let shortened = truncation.work(self.reached, self.job.settings.max_bundle_bytes);
+            match shortened {
+                Ok(Some(shortened)) => shortened.into_iter().for_each(|(moment, batch)| self.admit(moment, batch)),
+                Ok(None) => self.failed = true,
+                Err(error) => self.check(Err(error)),
+            }
+        }
+        self.truncation = Some(truncation);
     }
 
     /// Opens bundles while there is input of the current epoch and a free slot; steps to the next epoch when this one
@@ -199,7 +276,9 @@ impl Operator {
                 let elements = bundle_size(queue.elements(), self.bundles.limit(), self.splittable)
                     .min(self.job.settings.max_bundle_elements);
                 match queue.take(elements, self.job.settings.max_bundle_bytes) {
-                    Ok(Some(taken)) => self.bundles.start(taken.moment, taken.batches),
+                    Ok(Some(taken)) => {
+                        self.bundles.start(taken.moment, taken.batches);
+                    }
                     Ok(None) => {
                         self.queues.remove(&epoch);
                     }
@@ -213,18 +292,39 @@ impl Operator {
             if self.queues.get(&epoch).is_some_and(InputQueue::is_empty) {
                 self.queues.remove(&epoch);
             }
-            let idle = !self.queues.contains_key(&epoch) && !self.bundles.busy() && self.later.is_empty();
+            let idle = !self.queues.contains_key(&epoch) && !self.bundles.busy();
             let next = match time::epoch(frontier) {
                 Some(next) => next,
                 None => self.queues.keys().next().copied().unwrap_or(epoch),
             };
             if idle && next > epoch {
                 self.epoch = self.queues.keys().next().copied().unwrap_or(next).min(next);
+                for later in &mut self.later {
+                    later.moment.epoch = later.moment.epoch.max(self.epoch);
+                }
                 if self.epoch > epoch {
                     continue;
                 }
             }
             return;
+        }
+    }
+
+    /// Asks bundles that go on for long to hand back work.
+    fn split(&mut self) {
+        if !self.splittable || !self.bundles.busy() {
+            return;
+        }
+        let hand_back = self.unbounded || self.reached > self.epoch || self.job.drain.requested();
+        let next = if hand_back {
+            self.bundles.split_older(self.job.settings.max_bundle_time, 0.0)
+        } else if self.bundles.free() > 0 && self.queues.is_empty() {
+            self.bundles.split_older(WORTH_SPLITTING, 0.5)
+        } else {
+            None
+        };
+        if let Some(next) = next {
+            self.activator.activate_after(next.max(Duration::from_millis(1)));
         }
     }
 
@@ -236,57 +336,16 @@ impl Operator {
         }
     }
 
-    fn emit(&mut self) {
-        let mut sent = 0;
-        while let Some(emission) = self.emissions.front_mut() {
-            if !self.flow.has_room() {
-                self.flow.wait(self.activator.clone());
-                return;
-            }
-            if sent > VISIT_LIMIT {
-                self.activator.activate();
-                return;
-            }
-            let mut empty = true;
-            for (port, queue) in emission.ports.iter_mut().enumerate() {
-                match queue.pop() {
-                    Ok(Some(batch)) => {
-                        empty = false;
-                        sent += batch.data().len();
-                        let capability = self.capabilities[port].delayed(&emission.moment);
-                        self.outputs[port].give(&capability, batch);
-                    }
-                    Ok(None) => {}
-                    Err(error) => {
-                        self.failed = true;
-                        self.reporter.storage(&self.name, &error);
-                        return;
-                    }
-                }
-            }
-            if empty {
-                self.emissions.pop_front();
-            }
-        }
-    }
-
     /// Moves the capabilities to the least moments at which output may still come.
     fn hold(&mut self, frontier: AntichainRef<Moment>) {
         if self.failed {
             return;
         }
-        let mut held = Antichain::new();
-        held.extend(frontier.iter().copied());
-        held.extend(self.bundles.moments());
-        held.extend(self.queues.values().flat_map(InputQueue::moments));
-        held.extend(self.later.iter().map(|later| later.moment));
-        held.extend(self.emissions.iter().map(|emission| emission.moment));
-        if held != self.held {
-            for capabilities in &mut self.capabilities {
-                capabilities.downgrade(held.iter());
-            }
-            self.held = held;
-        }
+        let queued = self.queues.values().flat_map(InputQueue::moments);
+        let whole = self.truncation.iter().flat_map(Truncation::moments);
+        let later = self.later.iter().map(|later| later.moment);
+        let input = frontier.iter().copied();
+        self.emissions.hold(input.chain(self.bundles.moments()).chain(queued).chain(whole).chain(later));
     }
 }
 
