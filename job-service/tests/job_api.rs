@@ -151,13 +151,74 @@ async fn cancelling_is_seen_at_once_and_leaves_no_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn draining_is_refused_with_advice() {
+async fn a_job_can_be_drained_before_it_runs() {
+    let silent = Silent::new();
+    let mut config = config();
+    config.supervisor.max_running_jobs = 1;
+    let (service, mut client) = serve(config).await;
+    let first = submit(&mut client, silent.pipeline()).await;
+    let _called = silent.called();
+    let waiting = submit(&mut client, impulse()).await;
+    // Asked twice, it answers the same.
+    for _ in 0..2 {
+        assert_eq!(drain(&mut client, &waiting).await, Ok(State::Draining));
+    }
+    client.cancel(CancelJobRequest { job_id: first }).await.expect("a known job");
+    let expected = [State::Stopped, State::Starting, State::Draining, State::Drained];
+    assert_eq!(states(&mut client, &waiting).await, expected);
+    let said = said(&mut client, &waiting).await;
+    assert_eq!(said.iter().filter(|line| line.contains("being drained")).count(), 1, "{said:?}");
+    assert_eq!(drain(&mut client, &waiting).await, Ok(State::Drained));
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_ends_or_has_ended_is_not_drained() {
+    let silent = Silent::new();
+    let (service, mut client) = serve(config()).await;
+    let done = submit(&mut client, impulse()).await;
+    reaches(&mut client, &done, State::Done).await;
+    assert_eq!(drain(&mut client, &done).await, Ok(State::Done));
+
+    let cancelled = submit(&mut client, silent.pipeline()).await;
+    let _called = silent.called();
+    client.cancel(CancelJobRequest { job_id: cancelled.clone() }).await.expect("a known job");
+    // Unless the end came first.
+    let late = drain(&mut client, &cancelled).await;
+    assert!(matches!(late, Ok(State::Cancelled) | Err(Code::FailedPrecondition)), "{late:?}");
+    assert_eq!(states(&mut client, &cancelled).await.last(), Some(&State::Cancelled));
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_drains_can_be_cancelled() {
     let silent = Silent::new();
     let (service, mut client) = serve(config()).await;
     let job = submit(&mut client, silent.pipeline()).await;
-    let refused = client.drain(DrainJobRequest { job_id: job.clone() }).await.expect_err("not supported");
-    assert_eq!(refused.code(), Code::Unimplemented);
-    assert!(refused.message().contains("cancel"), "{}", refused.message());
+    let _called = silent.called();
+    assert_eq!(drain(&mut client, &job).await, Ok(State::Draining));
+    client.cancel(CancelJobRequest { job_id: job.clone() }).await.expect("a known job");
+    let expected = [State::Stopped, State::Starting, State::Draining, State::Cancelling, State::Cancelled];
+    assert_eq!(states(&mut client, &job).await, expected);
+    assert_eq!(job_processes(&service), []);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn javas_client_is_told_that_a_drained_job_is_done() {
+    let silent = Silent::new();
+    let mut config = config();
+    config.supervisor.max_running_jobs = 1;
+    let (service, mut client) = serve(config).await;
+    let first = submit(&mut client, silent.pipeline()).await;
+    let _called = silent.called();
+    let job = submit(&mut client, impulse()).await;
+    assert_eq!(drain(&mut client, &job).await, Ok(State::Draining));
+    client.cancel(CancelJobRequest { job_id: first }).await.expect("a known job");
+    reaches(&mut client, &job, State::Drained).await;
+    let mut poll = tonic::Request::new(GetJobStateRequest { job_id: job.clone() });
+    poll.metadata_mut().insert("user-agent", "grpc-java-netty/1.69.0".parse().expect("text"));
+    assert_eq!(client.get_state(poll).await.expect("a known job").into_inner().state(), State::Done);
     service.stop().await;
 }
 

@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status};
 use super::convert::{job_info, state_event};
 use super::streams::{self, Replies};
 use crate::artifacts::Staging;
-use crate::job::{Importance, Job, JobId, Jobs, Message, Preparation, PreparationId, RunError, Submission};
+use crate::job::{Importance, Job, JobId, Jobs, Message, Preparation, PreparationId, RunError, State, Submission};
 use crate::options::{self, Remark};
 use crate::supervisor::Supervisor;
 use crate::{metrics, planning};
@@ -97,6 +97,8 @@ impl JobService for JobApi {
             let _ = tokio::time::timeout(JAVA_PATIENCE, ended).await;
         }
         let (state, since) = job.state();
+        // Java's client takes DRAINED for a state that it does not know, and would ask for ever.
+        let state = if polls && state == State::Drained { State::Done } else { state };
         Ok(Response::new(state_event(state, since)))
     }
 
@@ -118,14 +120,13 @@ impl JobService for JobApi {
 
     async fn drain(&self, request: Request<DrainJobRequest>) -> Result<Response<DrainJobResponse>, Status> {
         let job = self.job(&request.into_inner().job_id)?;
+        let drains = self.supervisor.drain(&job);
         let state = job.state().0;
-        if state.is_terminal() {
+        // Said twice, or of a job that has ended, it changes nothing and the answer says how things stand.
+        if drains || state.is_terminal() {
             return Ok(Response::new(DrainJobResponse { state: state.to_proto().into() }));
         }
-        Err(Status::unimplemented(format!(
-            "job {} cannot be drained: draining is not supported yet; let it finish, or cancel it",
-            job.id()
-        )))
+        Err(Status::failed_precondition(format!("job {} cannot be drained: it is {state}", job.id())))
     }
 
     type GetStateStreamStream = Replies<JobStateEvent>;

@@ -27,7 +27,9 @@ pub(super) enum Command {
     /// List jobs
     Jobs(JobsArgs),
     /// Cancel a job
-    Cancel(CancelArgs),
+    Cancel(EndArgs),
+    /// Let a job take no more input and finish what it has
+    Drain(EndArgs),
     /// Print what is said about a job, from its start, until it ends
     Logs(LogsArgs),
     /// One process of a job; started by agents
@@ -163,7 +165,7 @@ pub(super) struct JobsArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct CancelArgs {
+pub(super) struct EndArgs {
     #[command(flatten)]
     pub(super) service: Endpoint,
     /// The job's id, or the beginning of it

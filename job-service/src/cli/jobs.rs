@@ -1,4 +1,4 @@
-//! `ferrobeam jobs`, `cancel` and `logs`.
+//! `ferrobeam jobs`, `cancel`, `drain` and `logs`.
 #![allow(clippy::print_stdout)]
 
 use std::process::ExitCode;
@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use ferrobeam_proto::job::job_message::MessageImportance;
 use ferrobeam_proto::job::job_messages_response::Response;
 use ferrobeam_proto::job::job_state::Enum as JobState;
-use ferrobeam_proto::job::{CancelJobRequest, GetJobStateRequest, JobInfo, JobMessagesRequest};
+use ferrobeam_proto::job::{CancelJobRequest, DrainJobRequest, GetJobStateRequest, JobInfo, JobMessagesRequest};
 use serde::Serialize;
 use tokio_stream::StreamExt;
 
-use super::args::{CancelArgs, JobsArgs, LogsArgs};
-use super::client::{connect, find, is_terminal, jobs, said, state_name};
+use super::args::{EndArgs, JobsArgs, LogsArgs};
+use super::client::{JobClient, connect, find, is_terminal, jobs, said, state_name};
 
 /// A job as `jobs --json` prints it.
 #[derive(Debug, Serialize)]
@@ -40,11 +40,26 @@ fn listed(job: JobInfo) -> Listed {
     Listed { id: job.job_id, name: job.job_name, state: state_name(job.state) }
 }
 
-pub(super) async fn cancel(args: CancelArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn cancel(args: EndArgs) -> anyhow::Result<ExitCode> {
     let mut client = connect(&args.service.endpoint).await?;
     let job_id = find(&mut client, &args.job).await?;
     let answer = client.cancel(CancelJobRequest { job_id: job_id.clone() }).await.map_err(said)?;
-    let mut state = answer.into_inner().state;
+    ending(&mut client, &args, job_id, answer.into_inner().state).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends with success for a job that finished what it had, as far as is known when the command returns.
+pub(super) async fn drain(args: EndArgs) -> anyhow::Result<ExitCode> {
+    let mut client = connect(&args.service.endpoint).await?;
+    let job_id = find(&mut client, &args.job).await?;
+    let answer = client.drain(DrainJobRequest { job_id: job_id.clone() }).await.map_err(said)?;
+    let state = ending(&mut client, &args, job_id, answer.into_inner().state).await?;
+    let finishes = matches!(JobState::try_from(state), Ok(JobState::Draining | JobState::Drained | JobState::Done));
+    Ok(if finishes { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Waits for the end of a job that was asked to end, if that is wanted, and prints its state.
+async fn ending(client: &mut JobClient, args: &EndArgs, job_id: String, mut state: i32) -> anyhow::Result<i32> {
     if !args.no_wait && !is_terminal(state) {
         let request = GetJobStateRequest { job_id: job_id.clone() };
         let mut states = client.get_state_stream(request).await.map_err(said)?.into_inner();
@@ -53,7 +68,7 @@ pub(super) async fn cancel(args: CancelArgs) -> anyhow::Result<ExitCode> {
         }
     }
     println!("{job_id} {}", state_name(state));
-    Ok(ExitCode::SUCCESS)
+    Ok(state)
 }
 
 /// Ends with success for a job that did.

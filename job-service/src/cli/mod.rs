@@ -58,6 +58,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
                     Command::Run(args) => run::run(args).await,
                     Command::Jobs(args) => jobs::list(args).await,
                     Command::Cancel(args) => jobs::cancel(args).await,
+                    Command::Drain(args) => jobs::drain(args).await,
                     Command::Logs(args) => jobs::logs(args).await,
                     Command::JobProcess(_) => Ok(ExitCode::SUCCESS),
                 }

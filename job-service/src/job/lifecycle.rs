@@ -45,7 +45,8 @@ impl State {
     pub const fn next(self) -> &'static [State] {
         match self {
             State::Stopped => &[State::Starting],
-            State::Starting => &[State::Running, State::Failed, State::Cancelling],
+            // A job may be asked to drain before it runs: its sources then end as soon as they start.
+            State::Starting => &[State::Running, State::Failed, State::Cancelling, State::Draining],
             State::Running => &[State::Done, State::Failed, State::Cancelling, State::Draining],
             // A job that fails while it is being cancelled was cancelled: that is what its owner asked for.
             State::Cancelling => &[State::Cancelled],

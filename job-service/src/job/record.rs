@@ -50,6 +50,7 @@ pub struct Job {
     shared: Mutex<Shared>,
     changed: watch::Sender<u64>,
     cancel: watch::Sender<bool>,
+    drain: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -75,6 +76,7 @@ impl Job {
             shared: Mutex::new(shared),
             changed: watch::Sender::new(0),
             cancel: watch::Sender::new(false),
+            drain: watch::Sender::new(false),
         }
     }
 
@@ -156,6 +158,16 @@ impl Job {
         self.cancel.subscribe()
     }
 
+    /// Asks the supervisor to drain the job.
+    pub fn drain(&self) {
+        self.drain.send_replace(true);
+    }
+
+    /// Becomes true when the job is to drain.
+    pub fn drained(&self) -> watch::Receiver<bool> {
+        self.drain.subscribe()
+    }
+
     /// Replaces the metrics of one process.
     pub fn set_metrics(&self, process: u32, metrics: JobMetrics) {
         self.lock().metrics.insert(process, metrics);
@@ -216,6 +228,14 @@ mod tests {
         assert!(!job.enter(State::Cancelling));
         assert_eq!(job.state().0, State::Done);
         assert_eq!(job.read(0, 100), events);
+    }
+
+    #[test]
+    fn a_job_that_drains_is_not_done_but_drained() {
+        let job = job();
+        assert!(job.enter(State::Starting) && job.enter(State::Draining));
+        assert!(!job.enter(State::Running) && !job.enter(State::Done) && !job.enter(State::Draining));
+        assert!(job.enter(State::Drained));
     }
 
     #[test]

@@ -58,17 +58,19 @@ pub(super) async fn work(
     let deployment = tokio::select! {
         order = next(&mut orders) => match order? {
             Some(Order::Deployment(deployment)) => deployment,
-            // Stopped before it began.
-            Some(Order::Stop(_)) | None => return Ok(ExitCode::SUCCESS),
+            // Stopped before it began. A drain comes only after a deployment.
+            Some(Order::Stop(_) | Order::Drain(_)) | None => return Ok(ExitCode::SUCCESS),
         },
         _ = orphaned.wait_for(|gone| *gone) => return Ok(ExitCode::SUCCESS),
     };
 
-    let mut part = Part { assignment, listener, channel, reports: Arc::clone(&reports), bridge: None };
+    let drain = Drain::default();
+    let mut part =
+        Part { assignment, listener, channel, reports: Arc::clone(&reports), bridge: None, drain: drain.clone() };
     let ended = tokio::select! {
         ended = part.run(deployment) => Some(ended),
         // A stop, or the service is gone, which means the same.
-        _ = next(&mut orders) => None,
+        () = obey(&mut orders, &drain) => None,
         _ = orphaned.wait_for(|gone| *gone) => None,
     };
     let failed = matches!(ended, Some(Err(_)));
@@ -94,6 +96,13 @@ async fn next(orders: &mut Streaming<v1::ProcessOrder>) -> Result<Option<Order>,
     Ok(order.and_then(|order| order.order))
 }
 
+/// Passes on the order to drain; returns at a stop, or when the service is gone.
+async fn obey(orders: &mut Streaming<v1::ProcessOrder>, drain: &Drain) {
+    while let Ok(Some(Order::Drain(_))) = next(orders).await {
+        drain.request();
+    }
+}
+
 /// Listens for the other processes of the job, if it has any.
 async fn listen(assignment: &Assignment) -> std::io::Result<(Option<TcpListener>, String)> {
     if assignment.processes <= 1 {
@@ -112,6 +121,7 @@ struct Part {
     channel: Channel,
     reports: Arc<Reports>,
     bridge: Option<Arc<Bridge>>,
+    drain: Drain,
 }
 
 impl Part {
@@ -135,7 +145,7 @@ impl Part {
             budget,
             observer: self.reports.clone(),
             settings: settings(deployment.limits.unwrap_or_default()),
-            drain: Drain::default(),
+            drain: self.drain.clone(),
         };
         self.reports.send(Report::Started(v1::Started {})).await;
         let ended = start_dataflow(job, topology).map_err(|e| format!("cannot start a thread: {e}"))?;

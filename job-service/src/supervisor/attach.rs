@@ -79,8 +79,8 @@ impl Supervisor {
         if process.index as usize >= live.processes {
             return Err(AttachRefused::Index(process));
         }
-        // A deployment and a stop: there is nothing else to say.
-        let (orders, taken) = mpsc::channel(2);
+        // A deployment, a drain and a stop: there is nothing else to say.
+        let (orders, taken) = mpsc::channel(3);
         let attachment = Attachment { index: process.index, job: Arc::clone(&live.job), signals: live.signals.clone() };
         attachment.signal(Signal::Attached { index: process.index, cluster_address, orders });
         Ok((attachment, taken))

@@ -94,6 +94,7 @@ pub(super) struct Attempt {
     processes: Vec<Process>,
     started: BTreeSet<u32>,
     completed: BTreeSet<u32>,
+    draining: bool,
     /// Given back when the processes are gone.
     _slot: OwnedSemaphorePermit,
 }
@@ -137,6 +138,7 @@ impl Attempt {
             processes: Vec::new(),
             started: BTreeSet::new(),
             completed: BTreeSet::new(),
+            draining: false,
             _slot: slot,
         }
     }
@@ -161,20 +163,28 @@ impl Attempt {
     /// Runs to the end of the job. After [`Outcome::Done`] processes may still be on their way out.
     pub(super) async fn run(&mut self) -> Outcome {
         let mut cancelled = self.job.cancelled();
+        let mut drained = self.job.drained();
         let mut phase = Phase::Attaching(Instant::now() + self.config.attach_timeout);
         loop {
             let deadline = match &phase {
                 Phase::Attaching(deadline) | Phase::Stopping(deadline, _) => Some(*deadline),
                 Phase::Working | Phase::Killed(_) => None,
             };
-            let asked = matches!(phase, Phase::Attaching(_) | Phase::Working);
+            let runs = matches!(phase, Phase::Attaching(_) | Phase::Working);
             phase = tokio::select! {
                 signal = self.signals.recv() => match signal {
                     Some(signal) => self.take(signal, phase),
                     // The job's entry for attaching holds a sender until this returns.
                     None => return Outcome::Failed("the job's processes are gone".to_owned()),
                 },
-                _ = cancelled.wait_for(|cancelled| *cancelled), if asked => self.stop(Outcome::Cancelled),
+                _ = cancelled.wait_for(|cancelled| *cancelled), if runs => self.stop(Outcome::Cancelled),
+                _ = drained.wait_for(|drained| *drained), if runs && !self.draining => {
+                    self.draining = true;
+                    if let Phase::Working = phase {
+                        self.send_drain();
+                    }
+                    phase
+                }
                 () = until(deadline) => match phase {
                     Phase::Attaching(_) => self.kill(Outcome::Failed(self.absent())),
                     Phase::Stopping(_, outcome) => self.kill(outcome),
@@ -246,8 +256,19 @@ impl Attempt {
         let mut deployment = self.deployable.0.clone();
         deployment.cluster_addresses = self.processes.iter().map(|p| p.cluster_address.clone()).collect();
         for orders in self.processes.iter().filter_map(|p| p.orders.as_ref()) {
-            // The first of two orders always finds room; a process that is gone is heard of.
+            // The first of three orders always finds room; a process that is gone is heard of.
             let order = v1::process_order::Order::Deployment(deployment.clone());
+            let _ = orders.try_send(v1::ProcessOrder { order: Some(order) });
+        }
+        if self.draining {
+            self.send_drain();
+        }
+    }
+
+    /// Tells every process to drain. Sent once, it finds room.
+    fn send_drain(&self) {
+        for orders in self.processes.iter().filter_map(|p| p.orders.as_ref()) {
+            let order = v1::process_order::Order::Drain(v1::Drain {});
             let _ = orders.try_send(v1::ProcessOrder { order: Some(order) });
         }
     }

@@ -106,6 +106,17 @@ impl Supervisor {
         }
     }
 
+    /// Asks a job to take no more input and to finish what it has. Whether it does: a job that was asked before goes on
+    /// doing so, one that is being cancelled or has ended does not begin.
+    pub fn drain(&self, job: &Job) -> bool {
+        if job.enter(State::Draining) {
+            let text = "the job is being drained: it takes no more input, and ends when it has finished what it has";
+            job.say(Message::now(Importance::Basic, text));
+            job.drain();
+        }
+        matches!(job.state().0, State::Draining | State::Drained)
+    }
+
     /// Cancels every job and waits for the end of all.
     pub async fn stop(&self) {
         for job in self.jobs.all() {
@@ -214,10 +225,11 @@ impl Supervisor {
     }
 }
 
-/// A job that was being cancelled when it ended otherwise was cancelled: the table of moves has no other way.
+/// A job that was being cancelled when it ended otherwise was cancelled, and one that was being drained was drained: the
+/// table of moves has no other way.
 fn finish(job: &Job, outcome: Outcome) {
     let ended = match outcome {
-        Outcome::Done => job.enter(State::Done),
+        Outcome::Done => job.enter(State::Done) || job.enter(State::Drained),
         Outcome::Cancelled => false,
         Outcome::Failed(reason) => job.fail(reason),
     };

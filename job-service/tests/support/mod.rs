@@ -11,7 +11,7 @@ use ferrobeam_proto::job::job_messages_response::Response;
 use ferrobeam_proto::job::job_service_client::JobServiceClient;
 use ferrobeam_proto::job::job_state::Enum as State;
 use ferrobeam_proto::job::{
-    GetJobStateRequest, JobMessagesRequest, PrepareJobRequest, PrepareJobResponse, RunJobRequest,
+    DrainJobRequest, GetJobStateRequest, JobMessagesRequest, PrepareJobRequest, PrepareJobResponse, RunJobRequest,
 };
 use ferrobeam_proto::pipeline as pb;
 use prost::Message;
@@ -178,6 +178,12 @@ pub async fn run(client: &mut Jobs, preparation_id: &str) -> Result<String, Stat
 pub async fn submit(client: &mut Jobs, pipeline: pb::Pipeline) -> String {
     let prepared = prepare(client, pipeline).await.expect("a good pipeline");
     run(client, &prepared.preparation_id).await.expect("prepared")
+}
+
+/// Asks a job to drain.
+pub async fn drain(client: &mut Jobs, job_id: &str) -> Result<State, tonic::Code> {
+    let answer = client.drain(DrainJobRequest { job_id: job_id.into() }).await;
+    answer.map(|response| response.into_inner().state()).map_err(|status| status.code())
 }
 
 /// Every state up to the final one.
