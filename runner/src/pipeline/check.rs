@@ -9,12 +9,12 @@ use prost::Message;
 use super::coders::CoderCheck;
 use super::refusal::{Findings, Refusal};
 use super::{
-    CoderName, EnvironmentName, Kind, PCollectionName, Pipeline, Transform, Unbounded, WindowingName, needs, resolve,
+    CoderName, EnvironmentName, Kind, PCollectionName, Pipeline, Transform, WindowingName, needs, resolve,
     topological_order, window,
 };
 
-/// Requirements that are met, or whose unmet cases show in the transforms themselves.
-const REQUIREMENTS_SEEN_IN_TRANSFORMS: &[&str] = &[
+/// Requirements that are met.
+const REQUIREMENTS: &[&str] = &[
     requirement::REQUIRES_STATEFUL_PROCESSING,
     requirement::REQUIRES_BUNDLE_FINALIZATION,
     requirement::REQUIRES_STABLE_INPUT,
@@ -23,10 +23,10 @@ const REQUIREMENTS_SEEN_IN_TRANSFORMS: &[&str] = &[
     requirement::REQUIRES_ON_WINDOW_EXPIRATION,
 ];
 
-pub(super) fn validate(proto: pb::Pipeline, unbounded: Unbounded) -> Result<Pipeline, Refusal> {
+pub(super) fn validate(proto: pb::Pipeline) -> Result<Pipeline, Refusal> {
     let mut findings = Findings::default();
     for requirement in &proto.requirements {
-        if !REQUIREMENTS_SEEN_IN_TRANSFORMS.contains(&requirement.as_str()) {
+        if !REQUIREMENTS.contains(&requirement.as_str()) {
             findings.pipeline(format!("the pipeline requires {requirement}, which is unknown here"));
         }
     }
@@ -41,9 +41,6 @@ pub(super) fn validate(proto: pb::Pipeline, unbounded: Unbounded) -> Result<Pipe
         }
     }
     references(&transforms, components, &mut findings);
-    if unbounded == Unbounded::Refuse {
-        bounds(&transforms, components, &mut findings);
-    }
     findings.conclude()?;
 
     let mut findings = Findings::default();
@@ -130,17 +127,6 @@ fn references(transforms: &[Transform], components: &pb::Components, findings: &
             window::check(windowing, strategy, findings);
             coders.check(&strategy.window_coder_id, &format!("windowing strategy \"{windowing}\""), findings);
         }
-    }
-}
-
-/// That everything is bounded. Only where it begins is reported: the rest follows from it.
-fn bounds(transforms: &[Transform], components: &pb::Components, findings: &mut Findings) {
-    let unbounded = |ids: &BTreeMap<String, PCollectionName>| {
-        let mut protos = ids.values().filter_map(|id| components.pcollections.get(&id.0));
-        protos.any(|proto| proto.is_bounded() == pb::is_bounded::Enum::Unbounded)
-    };
-    for transform in transforms.iter().filter(|it| unbounded(&it.outputs) && !unbounded(&it.inputs)) {
-        findings.transform(&transform.unique_name, "gives an unbounded PCollection, which is not supported yet");
     }
 }
 

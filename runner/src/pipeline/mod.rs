@@ -32,7 +32,7 @@ pub(crate) use coders::{KNOWN_CODERS, REQUIRED_CODERS};
 pub(crate) use graph::topological_order;
 pub use id::{CoderName, EnvironmentName, PCollectionName, TransformName, WindowingName};
 pub use refusal::Refusal;
-pub(crate) use window::merging;
+pub(crate) use window::windowing;
 
 /// A pipeline that this runner can run.
 #[derive(Clone, Debug)]
@@ -63,6 +63,8 @@ pub(crate) struct Transform {
     pub(crate) side_inputs: BTreeMap<String, crate::plan::Access>,
     /// It must be the head of a stage, because its input has to be stable over retries or is split there.
     pub(crate) heads_stage: bool,
+    /// It asks to be told when its bundles are durable.
+    pub(crate) finalizes: bool,
 }
 
 /// What kind of leaf a transform is, for planning.
@@ -108,39 +110,10 @@ impl Transform {
     }
 }
 
-/// What becomes of a pipeline with unbounded PCollections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Unbounded {
-    /// It is refused.
-    #[default]
-    Refuse,
-    /// It is run as if its input ended some day. Right for sources that do end, as most in tests; for others nothing
-    /// that waits for a watermark, groupings and side inputs, ever gives anything: see [`Pipeline::waits_for_the_end`].
-    RunUntilItEnds,
-}
-
 impl Pipeline {
-    /// Validates a submitted pipeline, of which everything has to be bounded.
-    pub fn new(proto: pb::Pipeline) -> Result<Pipeline, Refusal> {
-        Pipeline::validate(proto, Unbounded::Refuse)
-    }
-
     /// Validates a submitted pipeline.
-    pub fn validate(proto: pb::Pipeline, unbounded: Unbounded) -> Result<Pipeline, Refusal> {
-        check::validate(proto, unbounded)
-    }
-
-    /// The unique names of transforms that give nothing before an unbounded input of theirs ends.
-    pub fn waits_for_the_end(&self) -> impl Iterator<Item = &str> {
-        let unbounded = |id: &PCollectionName| {
-            let proto = self.pcollections.get(id);
-            proto.is_some_and(|proto| proto.is_bounded() == pb::is_bounded::Enum::Unbounded)
-        };
-        let waits = move |transform: &&Transform| match transform.kind {
-            Kind::GroupByKey | Kind::CombinePerKey { .. } => transform.inputs.values().any(unbounded),
-            _ => transform.side_inputs.keys().any(|local| transform.inputs.get(local).is_some_and(unbounded)),
-        };
-        self.transforms.iter().filter(waits).map(|transform| transform.unique_name.as_str())
+    pub fn new(proto: pb::Pipeline) -> Result<Pipeline, Refusal> {
+        check::validate(proto)
     }
 
     /// The unique names of the transforms that will run, producers before consumers.

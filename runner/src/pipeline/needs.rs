@@ -32,6 +32,7 @@ pub(super) fn leaf(
         environment: (!proto.environment_id.is_empty()).then(|| EnvironmentName::from(proto.environment_id.as_str())),
         side_inputs: BTreeMap::new(),
         heads_stage: false,
+        finalizes: false,
     };
     let mut reader = Reader { transform: &mut transform, components, findings };
     match urn(proto) {
@@ -160,6 +161,7 @@ impl Reader<'_> {
         self.one_main_input();
         self.one_output();
         self.wants_kv();
+        self.no_retractions();
         let output = self.coder(self.transform.output());
         let grouped = output.is_none_or(|output| {
             let value = output.component_coder_ids.get(1).and_then(|value| self.components.coders.get(value));
@@ -168,6 +170,17 @@ impl Reader<'_> {
         });
         if !grouped {
             self.complain("groups by key, but its output's coder is not one of keys and iterables");
+        }
+    }
+
+    fn no_retractions(&mut self) {
+        let strategy = self
+            .transform
+            .main_input()
+            .and_then(|(_, input)| self.components.pcollections.get(input.0.as_str()))
+            .and_then(|input| self.components.windowing_strategies.get(&input.windowing_strategy_id));
+        if strategy.is_some_and(|it| it.accumulation_mode() == pb::accumulation_mode::Enum::Retracting) {
+            self.complain("groups with the accumulation mode RETRACTING, which is not supported");
         }
     }
 
@@ -184,6 +197,7 @@ impl Reader<'_> {
         self.one_main_input();
         self.one_output();
         self.wants_kv();
+        self.no_retractions();
         if let Some(payload) = self.payload::<pb::CombinePayload>() {
             self.transform.kind =
                 Kind::CombinePerKey { accumulator: CoderName::from(payload.accumulator_coder_id.as_str()) };
@@ -233,6 +247,7 @@ impl Reader<'_> {
         // What a retry sees again must not depend on user code run again: the input has to come over a border, where it
         // is kept until the bundle is done.
         self.transform.heads_stage = payload.requires_stable_input;
+        self.transform.finalizes = payload.requests_finalization;
         match urn {
             primitives::PAR_DO if !payload.restriction_coder_id.is_empty() => {
                 let restriction = CoderName::from(payload.restriction_coder_id.as_str());

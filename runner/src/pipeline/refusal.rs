@@ -31,6 +31,16 @@ impl Refusal {
         Refusal { reasons: vec![Reason { transform: Some(name.to_owned()), what: what.into() }] }
     }
 
+    /// A refusal because of several transforms, by unique name, and what is wrong with each: a phrase that continues a
+    /// sentence which begins with the name. None if there is none.
+    pub fn of_transforms(reasons: impl IntoIterator<Item = (String, String)>) -> Option<Refusal> {
+        let mut findings = Findings::default();
+        for (name, what) in reasons {
+            findings.transform(&name, what);
+        }
+        findings.conclude().err()
+    }
+
     /// The unique names of the transforms at fault.
     pub fn transforms(&self) -> impl Iterator<Item = &str> {
         self.reasons.iter().filter_map(|reason| reason.transform.as_deref())

@@ -139,7 +139,9 @@ fn may_lift(transform: &pb::PTransform, components: &pb::Components) -> bool {
     let payload = transform.spec.as_ref().map(|spec| pb::CombinePayload::decode(spec.payload.clone()));
     matches!(payload, Some(Ok(payload)) if !payload.accumulator_coder_id.is_empty())
         && (!transform.environment_id.is_empty() || components.environments.len() == 1)
-        && strategy(input, components).is_some_and(|strategy| trigger::allows_lifting(strategy.trigger.as_ref()))
+        && strategy(input, components).is_some_and(|strategy| {
+            trigger::trigger(strategy.trigger.as_ref()).is_ok_and(|trigger| trigger::allows_lifting(&trigger))
+        })
 }
 
 /// Whether a redistribution changes nothing but where elements are.

@@ -7,7 +7,7 @@ use ferrobeam_proto::fn_execution::ProcessBundleDescriptor;
 use ferrobeam_proto::pipeline as pb;
 use prost::Message;
 
-use super::{Pipeline, Refusal, Unbounded};
+use super::{Pipeline, Refusal};
 use crate::plan::{self, PlanOptions};
 
 fn spec(urn: &str, payload: impl Into<Bytes>) -> Option<pb::FunctionSpec> {
@@ -170,7 +170,6 @@ fn what_is_not_supported_is_named_all_at_once() {
     assert_contains(
         &refusal.to_string(),
         &[
-            "\"the source\" gives an unbounded PCollection",
             "transforms \"the stateful\", \"the stateful too\" each keeps user state",
             "\"the timed\" sets timers",
             "\"the timed\" requires its input sorted by time",
@@ -178,7 +177,7 @@ fn what_is_not_supported_is_named_all_at_once() {
             "use_deprecated_read",
         ],
     );
-    assert_eq!(refusal.transforms().count(), 7);
+    assert_eq!(refusal.transforms().count(), 6);
 }
 
 #[test]
@@ -427,19 +426,92 @@ fn a_grouping_reads_what_its_output_can_be_read_as() {
 }
 
 #[test]
-fn only_where_unboundedness_begins_is_reported() {
+fn what_is_made_of_unbounded_input_is_unbounded() {
     let mut builder = Builder::new();
     builder.step("source", "start", "kv");
+    builder.components().pcollections.get_mut("source").unwrap().is_bounded = pb::is_bounded::Enum::Unbounded.into();
     builder.step("keyed", "source", "kv");
     builder.pcollection("groups", "grouped");
     builder.leaf("group", "group_by_key", "", &["keyed"], &["groups"]);
-    for id in ["source", "keyed", "groups"] {
-        builder.components().pcollections.get_mut(id).unwrap().is_bounded = pb::is_bounded::Enum::Unbounded.into();
-    }
-    let until_it_ends = Pipeline::validate(builder.0.clone(), Unbounded::RunUntilItEnds).unwrap();
-    assert_eq!(until_it_ends.waits_for_the_end().collect::<Vec<_>>(), ["the group"]);
-    let refusal = builder.plan().unwrap_err();
-    assert_eq!(refusal.transforms().collect::<Vec<_>>(), ["the source"]);
+    builder.step("step", "groups", "bytes");
+    insta::assert_snapshot!(builder.plan().unwrap().to_string(), @r#"
+    impulse -> start
+    stage "the source" in env
+      read start
+      pardo "the source"
+      pardo "the keyed"
+      write keyed
+    group "the group" as it comes keyed -> groups in global windows
+    stage "the step" in env
+      read groups
+      pardo "the step"
+    start: prefixed in global windows
+    keyed: kv(prefixed, prefixed) in global windows, unbounded
+    groups: kv(prefixed, state_backed_iterable(prefixed)) in global windows, unbounded
+    "#);
+}
+
+#[test]
+fn triggers_are_read() {
+    use pb::trigger::{self, Trigger as Kind};
+    let of = |kind: Kind| pb::Trigger { trigger: Some(kind) };
+    let boxed = |kind: Kind| Some(Box::new(of(kind)));
+    let align = pb::timestamp_transform::AlignTo { period: 60_000, offset: 7 };
+    let align = pb::timestamp_transform::TimestampTransform::AlignTo(align);
+    let delay = pb::timestamp_transform::Delay { delay_millis: 5 };
+    let delay = pb::timestamp_transform::TimestampTransform::Delay(delay);
+    let steps = [delay, align].map(|step| pb::TimestampTransform { timestamp_transform: Some(step) }).to_vec();
+    let late = Kind::AfterEach(trigger::AfterEach {
+        subtriggers: vec![
+            of(Kind::ElementCount(trigger::ElementCount { element_count: 3 })),
+            of(Kind::AfterAll(trigger::AfterAll { subtriggers: vec![of(Kind::Always(trigger::Always {}))] })),
+            of(Kind::Never(trigger::Never {})),
+        ],
+    });
+    let after = Kind::AfterEndOfWindow(Box::new(trigger::AfterEndOfWindow {
+        early_firings: boxed(Kind::AfterProcessingTime(trigger::AfterProcessingTime { timestamp_transforms: steps })),
+        late_firings: boxed(late),
+    }));
+    let finally = Kind::OrFinally(Box::new(trigger::OrFinally {
+        main: boxed(Kind::Repeat(Box::new(trigger::Repeat { subtrigger: boxed(after) }))),
+        finally: boxed(Kind::AfterAny(trigger::AfterAny {
+            subtriggers: vec![of(Kind::AfterSynchronizedProcessingTime(trigger::AfterSynchronizedProcessingTime {}))],
+        })),
+    }));
+    let mut builder = Builder::new();
+    builder.step("keyed", "start", "kv");
+    builder.pcollection("groups", "grouped");
+    builder.leaf("group", "group_by_key", "", &["keyed"], &["groups"]);
+    let strategy = builder.components().windowing_strategies.get_mut("globally").unwrap();
+    strategy.trigger = Some(of(finally));
+    strategy.accumulation_mode = pb::accumulation_mode::Enum::Accumulating.into();
+    strategy.allowed_lateness = 1500;
+    strategy.closing_behavior = pb::closing_behavior::Enum::EmitAlways.into();
+    strategy.on_time_behavior = pb::on_time_behavior::Enum::FireIfNonempty.into();
+    assert_contains(
+        &builder.plan().unwrap().to_string(),
+        &["group \"the group\" keyed -> groups in global windows, trigger or_finally(repeat(end_of_window(\
+           early processing_time(5 ms, to n * 60000 + 7 ms), late each(count(3), all(always), never))), \
+           any(synchronized_processing_time)), accumulating, 1500 ms late, closing always, on time if nonempty\n"],
+    );
+}
+
+#[test]
+fn what_no_window_can_do_is_refused() {
+    let refusal = |spoil: fn(&mut pb::WindowingStrategy)| {
+        let mut builder = Builder::new();
+        builder.step("keyed", "start", "kv");
+        builder.pcollection("groups", "grouped");
+        builder.leaf("group", "group_by_key", "", &["keyed"], &["groups"]);
+        spoil(builder.components().windowing_strategies.get_mut("globally").unwrap());
+        builder.refusal()
+    };
+    let retracting = refusal(|it| it.accumulation_mode = pb::accumulation_mode::Enum::Retracting.into());
+    assert_contains(&retracting, &["\"the group\" groups with the accumulation mode RETRACTING"]);
+    assert_contains(&refusal(|it| it.allowed_lateness = -1), &["negative lateness"]);
+    assert_contains(&refusal(|it| it.trigger = Some(pb::Trigger::default())), &["of a kind unknown here"]);
+    let empty = pb::trigger::Trigger::AfterAll(pb::trigger::AfterAll::default());
+    assert!(super::trigger::trigger(Some(&pb::Trigger { trigger: Some(empty) })).is_err());
 }
 
 #[test]

@@ -5,10 +5,48 @@ use ferrobeam_proto::urns;
 use prost::Message;
 
 use super::refusal::Findings;
-use crate::windowing::Merging;
+use super::trigger::trigger;
+use crate::windowing::{
+    Accumulation, ClosingBehavior, Merging, OnTimeBehavior, TimestampCombiner, Trigger, WindowCoder, Windowing,
+};
+
+/// Reads a strategy whose windows are encoded by `window_coder`. What an SDK left unsaid is what Beam's SDKs have for
+/// their default.
+pub(crate) fn windowing(strategy: &pb::WindowingStrategy, window_coder: WindowCoder) -> Windowing {
+    let merging = match merging(strategy) {
+        // Sessions of an SDK that encodes its windows in its own way: it merges them too.
+        Merging::Sessions if window_coder != WindowCoder::Interval => Merging::Custom,
+        merging => merging,
+    };
+    Windowing {
+        window_coder,
+        merging,
+        timestamp_combiner: match strategy.output_time() {
+            pb::output_time::Enum::LatestInPane => TimestampCombiner::Latest,
+            pb::output_time::Enum::EarliestInPane => TimestampCombiner::Earliest,
+            pb::output_time::Enum::EndOfWindow | pb::output_time::Enum::Unspecified => TimestampCombiner::EndOfWindow,
+        },
+        // Validation refused what cannot be read.
+        trigger: trigger(strategy.trigger.as_ref()).unwrap_or(Trigger::Default),
+        accumulation: match strategy.accumulation_mode() {
+            pb::accumulation_mode::Enum::Accumulating => Accumulation::Accumulating,
+            // Groupings that retract were refused.
+            _ => Accumulation::Discarding,
+        },
+        allowed_lateness: strategy.allowed_lateness,
+        closing: match strategy.closing_behavior() {
+            pb::closing_behavior::Enum::EmitAlways => ClosingBehavior::EmitAlways,
+            _ => ClosingBehavior::EmitIfNonempty,
+        },
+        on_time: match strategy.on_time_behavior() {
+            pb::on_time_behavior::Enum::FireIfNonempty => OnTimeBehavior::FireIfNonempty,
+            _ => OnTimeBehavior::FireAlways,
+        },
+    }
+}
 
 /// What a grouping by this strategy has to do about merging.
-pub(crate) fn merging(strategy: &pb::WindowingStrategy) -> Merging {
+fn merging(strategy: &pb::WindowingStrategy) -> Merging {
     if strategy.merge_status() != pb::merge_status::Enum::NeedsMerge {
         return Merging::None;
     }
@@ -18,8 +56,14 @@ pub(crate) fn merging(strategy: &pb::WindowingStrategy) -> Merging {
     }
 }
 
-/// Checks what can be checked of a window function: the standard ones have payloads with rules.
+/// Checks what can be checked: the trigger, and of the window function, if it is a standard one, its payload's rules.
 pub(super) fn check(id: &str, strategy: &pb::WindowingStrategy, findings: &mut Findings) {
+    if let Err(fault) = trigger(strategy.trigger.as_ref()) {
+        findings.pipeline(format!("windowing strategy \"{id}\" {fault}"));
+    }
+    if strategy.allowed_lateness < 0 {
+        findings.pipeline(format!("windowing strategy \"{id}\" allows a negative lateness"));
+    }
     let Some(window_fn) = &strategy.window_fn else {
         findings.pipeline(format!("windowing strategy \"{id}\" has no window function"));
         return;

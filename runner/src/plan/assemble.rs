@@ -9,12 +9,11 @@ use super::draft::Draft;
 use super::fuse::{FusedStage, Fusion};
 use super::{
     Collection, CollectionId, Environment, EnvironmentId, Node, Plan, Port, SideInput, Stage, StageId, WindowMapping,
-    merge_windows,
+    bounds, merge_windows,
 };
 use crate::element::WireCoder;
-use crate::pipeline::{CoderName, EnvironmentName, Kind, PCollectionName, Refusal, merging};
-use crate::windowing::{Merging, TimestampCombiner, WindowCoder, Windowing};
-use ferrobeam_proto::pipeline::output_time;
+use crate::pipeline::{CoderName, EnvironmentName, Kind, PCollectionName, Refusal, windowing};
+use crate::windowing::{Merging, Windowing};
 
 /// A plan being put together.
 pub(super) struct Assembly<'a> {
@@ -24,6 +23,8 @@ pub(super) struct Assembly<'a> {
     producers: BTreeMap<PCollectionName, usize>,
     readers: BTreeMap<PCollectionName, Vec<usize>>,
     collection_ids: BTreeMap<PCollectionName, CollectionId>,
+    /// The collections that never end of themselves.
+    unbounded: BTreeSet<PCollectionName>,
     environment_ids: BTreeMap<EnvironmentName, EnvironmentId>,
     stage_names: BTreeSet<String>,
     plan: Plan,
@@ -55,14 +56,15 @@ pub(super) fn assemble(draft: &mut Draft, fusion: Fusion) -> Result<Plan, Refusa
         }
     }
     let mut assembly = Assembly {
-        draft,
         fusion,
         producers,
         readers,
         collection_ids: BTreeMap::new(),
+        unbounded: bounds::unbounded(&draft.transforms, &draft.pcollections),
         environment_ids: BTreeMap::new(),
         stage_names: BTreeSet::new(),
         plan: Plan { collections: Vec::new(), nodes: Vec::new(), stages: Vec::new(), environments: Vec::new() },
+        draft,
     };
     for vertex in assembly.order()? {
         match vertex {
@@ -142,7 +144,7 @@ impl Assembly<'_> {
                             output: self.collection(output),
                             windowing,
                             merge,
-                            bounded: true,
+                            bounded: !self.unbounded.contains(from),
                         }
                     }
                 }
@@ -202,12 +204,12 @@ impl Assembly<'_> {
             input,
             outputs,
             side_inputs,
+            finalizes: transforms.iter().any(|transform| transform.finalizes),
             transforms: transforms.into_iter().map(|transform| (transform.id.0, transform.unique_name)).collect(),
             splittable,
             merges_windows: false,
             keyed: None,
             truncate: None,
-            finalizes: false,
         });
         self.plan.nodes.push(Node::Stage(stage));
     }
@@ -271,7 +273,8 @@ impl Assembly<'_> {
         windowing: Windowing,
     ) -> CollectionId {
         let id = CollectionId(self.plan.collections.len() as u32);
-        self.plan.collections.push(Collection { name: name.0.clone(), value, windowing, bounded: true });
+        let bounded = !self.unbounded.contains(name);
+        self.plan.collections.push(Collection { name: name.0.clone(), value, windowing, bounded });
         self.collection_ids.insert(name.clone(), id);
         id
     }
@@ -303,20 +306,8 @@ impl Assembly<'_> {
 
     fn windowing(&mut self, name: &PCollectionName) -> Windowing {
         let (_, strategy) = self.draft.windowing_of(name);
-        let combiner = match strategy.output_time() {
-            output_time::Enum::LatestInPane => TimestampCombiner::Latest,
-            output_time::Enum::EarliestInPane => TimestampCombiner::Earliest,
-            output_time::Enum::EndOfWindow | output_time::Enum::Unspecified => TimestampCombiner::EndOfWindow,
-        };
-        let merging = merging(strategy);
-        let window = CoderName(strategy.window_coder_id.clone());
-        let window = self.draft.coders.wire_window(&window);
-        let window_coder = self.draft.coders.window_structure(&window);
-        let merging = match merging {
-            // Sessions of an SDK that encodes its windows in its own way: it merges them too.
-            Merging::Sessions if window_coder != WindowCoder::Interval => Merging::Custom,
-            merging => merging,
-        };
-        Windowing { timestamp_combiner: combiner, ..Windowing::plain(window_coder, merging) }
+        let strategy = strategy.clone();
+        let window = self.draft.coders.wire_window(&CoderName(strategy.window_coder_id.clone()));
+        windowing(&strategy, self.draft.coders.window_structure(&window))
     }
 }

@@ -7,7 +7,10 @@ use prost::Message;
 
 use super::{Access, CollectionId, Node, Plan, Stage, StageId, TestEvents};
 use crate::element::WireCoder;
-use crate::windowing::{Merging, TimestampCombiner, WindowCoder, Windowing};
+use crate::windowing::{
+    Accumulation, ClosingBehavior, Merging, OnTimeBehavior, TimestampCombiner, TimestampTransform, Trigger,
+    WindowCoder, Windowing,
+};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,8 +21,11 @@ impl fmt::Display for Plan {
                     let inputs: Vec<_> = inputs.iter().map(|input| self.name(*input)).collect();
                     writeln!(f, "flatten {} -> {}", inputs.join(" + "), self.name(*output))?;
                 }
-                Node::GroupByKey { name, input, output, windowing, merge, bounded: _ } => {
-                    write!(f, "group \"{name}\" {} -> {} in {windowing}", self.name(*input), self.name(*output))?;
+                Node::GroupByKey { name, input, output, windowing, merge, bounded } => {
+                    let how = if *bounded { "" } else { " as it comes" };
+                    write!(f, "group \"{name}\"{how} {} -> {}", self.name(*input), self.name(*output))?;
+                    write!(f, " in {windowing}")?;
+                    fmt_firing(windowing, f)?;
                     match merge {
                         Some(stage) => {
                             writeln!(f, ", merged by")?;
@@ -44,7 +50,8 @@ impl fmt::Display for Plan {
             }
         }
         for collection in &self.collections {
-            writeln!(f, "{}: {} in {}", collection.name, collection.value, collection.windowing)?;
+            let bounded = if collection.bounded { "" } else { ", unbounded" };
+            writeln!(f, "{}: {} in {}{bounded}", collection.name, collection.value, collection.windowing)?;
         }
         Ok(())
     }
@@ -59,7 +66,8 @@ impl Plan {
         let Some(stage) = self.stages.get(id.0 as usize) else { return writeln!(f, "{indent}stage ?") };
         let environment = self.environments.get(stage.environment.0 as usize).map_or("?", |it| it.name.as_str());
         let splittable = if stage.splittable { ", splittable" } else { "" };
-        writeln!(f, "{indent}stage \"{}\" in {environment}{splittable}", stage.name)?;
+        let finalizes = if stage.finalizes { ", finalizes" } else { "" };
+        writeln!(f, "{indent}stage \"{}\" in {environment}{splittable}{finalizes}", stage.name)?;
         writeln!(f, "{indent}  read {}", self.name(stage.input.collection))?;
         for (id, unique_name) in &stage.transforms {
             writeln!(f, "{indent}  {} \"{unique_name}\"", urn(stage, id))?;
@@ -126,5 +134,59 @@ impl fmt::Display for Windowing {
             TimestampCombiner::Latest => ", latest timestamp",
             TimestampCombiner::Earliest => ", earliest timestamp",
         })
+    }
+}
+
+/// What only a grouping cares about: which panes it fires. What is left unsaid is the default.
+fn fmt_firing(windowing: &Windowing, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if windowing.trigger != Trigger::Default {
+        write!(f, ", trigger {}", windowing.trigger)?;
+    }
+    if windowing.accumulation == Accumulation::Accumulating {
+        f.write_str(", accumulating")?;
+    }
+    if windowing.allowed_lateness != 0 {
+        write!(f, ", {} ms late", windowing.allowed_lateness)?;
+    }
+    if windowing.closing == ClosingBehavior::EmitAlways {
+        f.write_str(", closing always")?;
+    }
+    if windowing.on_time == OnTimeBehavior::FireIfNonempty {
+        f.write_str(", on time if nonempty")?;
+    }
+    Ok(())
+}
+
+// No deeper than a decoded message nests.
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |name: &str, triggers: &[Trigger], f: &mut fmt::Formatter<'_>| {
+            let triggers: Vec<_> = triggers.iter().map(Trigger::to_string).collect();
+            write!(f, "{name}({})", triggers.join(", "))
+        };
+        match self {
+            Trigger::AfterAll(all) => list("all", all, f),
+            Trigger::AfterAny(any) => list("any", any, f),
+            Trigger::AfterEach(each) => list("each", each, f),
+            Trigger::AfterEndOfWindow { early, late } => {
+                let part = |when: &str, part: &Option<Box<Trigger>>| part.as_ref().map(|it| format!("{when} {it}"));
+                let parts: Vec<_> = [part("early", early), part("late", late)].into_iter().flatten().collect();
+                write!(f, "end_of_window({})", parts.join(", "))
+            }
+            Trigger::AfterProcessingTime(steps) => {
+                let step = |step: &TimestampTransform| match step {
+                    TimestampTransform::Delay(delay) => format!("{delay} ms"),
+                    TimestampTransform::AlignTo { period, offset } => format!("to n * {period} + {offset} ms"),
+                };
+                write!(f, "processing_time({})", steps.iter().map(step).collect::<Vec<_>>().join(", "))
+            }
+            Trigger::AfterSynchronizedProcessingTime => f.write_str("synchronized_processing_time"),
+            Trigger::Default => f.write_str("default"),
+            Trigger::ElementCount(count) => write!(f, "count({count})"),
+            Trigger::Never => f.write_str("never"),
+            Trigger::Always => f.write_str("always"),
+            Trigger::OrFinally(main, finally) => write!(f, "or_finally({main}, {finally})"),
+            Trigger::Repeat(repeated) => write!(f, "repeat({repeated})"),
+        }
     }
 }

@@ -75,6 +75,7 @@ pub(super) fn stage(
         environment: Some(environment.clone()),
         side_inputs: BTreeMap::new(),
         heads_stage: true,
+        finalizes: false,
     };
 
     let mut descriptor = DescriptorBuilder::new(like.clone(), draft, &environment);

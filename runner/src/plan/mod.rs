@@ -8,6 +8,7 @@
 //! same operators in the same order.
 
 mod assemble;
+mod bounds;
 mod coders;
 mod combine;
 mod descriptor;

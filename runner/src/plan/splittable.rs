@@ -36,6 +36,7 @@ pub(super) fn expand(draft: &mut Draft) -> Result<(), Refusal> {
                 new.outputs = BTreeMap::from([("out".to_owned(), output.clone())]);
             }
             new.heads_stage = false;
+            new.finalizes = false;
             new
         };
         let mut pair = part("pair", urn::PAIR_WITH_RESTRICTION, input, Some(&paired));
@@ -50,6 +51,7 @@ pub(super) fn expand(draft: &mut Draft) -> Result<(), Refusal> {
         let mut process = part("process", urn::PROCESS_SIZED_ELEMENTS_AND_RESTRICTIONS, &spread, None);
         process.id = transform.id.clone();
         process.heads_stage = true;
+        process.finalizes = transform.finalizes;
         Ok(vec![pair, split_and_size, redistribute, process])
     })
 }
