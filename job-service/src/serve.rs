@@ -22,6 +22,7 @@ use crate::artifacts::{Retrieval, RetrievalGrants, StagingService, Store, StoreE
 use crate::control::ControlService;
 use crate::control::v1::control_server::ControlServer;
 use crate::job::{Jobs, Retention};
+use crate::options::StateBackend;
 use crate::supervisor::{Agents, Supervisor, SupervisorConfig};
 use crate::temporary::{TempError, TempRoot};
 
@@ -74,6 +75,7 @@ impl Default for ServiceConfig {
                 processes: NonZeroUsize::MIN,
                 workers: cores,
                 memory: default_memory(),
+                state_backend: StateBackend::default(),
                 grace: Duration::from_secs(15),
                 attach_timeout: Duration::from_secs(60),
             },

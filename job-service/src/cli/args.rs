@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ferrobeam_job_service::options::parse_bytes;
+use ferrobeam_job_service::options::{StateBackend, parse_bytes};
 use ferrobeam_job_service::{ServiceConfig, default_memory};
 
 /// Runs Apache Beam pipelines.
@@ -93,6 +93,9 @@ pub(super) struct JobDefaults {
     /// at most 512MiB]
     #[arg(long, value_parser = bytes)]
     pub(super) memory: Option<u64>,
+    /// Where a job keeps its keyed state: memory, rocksdb, or auto for what fits the job
+    #[arg(long, default_value_t = StateBackend::Auto)]
+    pub(super) state_backend: StateBackend,
 }
 
 #[derive(Debug, Args)]
@@ -204,6 +207,7 @@ impl JobDefaults {
         }
         config.supervisor.processes = self.processes;
         config.supervisor.memory = self.memory.unwrap_or_else(default_memory);
+        config.supervisor.state_backend = self.state_backend;
     }
 }
 
@@ -258,12 +262,12 @@ mod tests {
 
     #[test]
     fn sizes_and_counts_reach_the_configuration() {
-        let Command::Serve(args) = parse("ferrobeam serve --workers 3 --processes 2 --memory 2g") else {
-            panic!("serve")
-        };
+        let line = "ferrobeam serve --workers 3 --processes 2 --memory 2g --state-backend rocksdb";
+        let Command::Serve(args) = parse(line) else { panic!("serve") };
         let config = args.config().supervisor;
+        assert_eq!(config.state_backend, StateBackend::RocksDb);
         assert_eq!((config.workers.get(), config.processes.get(), config.memory), (3, 2, 2 << 30));
-        for bad in ["--memory lots", "--memory 0", "--workers 0", "--processes none"] {
+        for bad in ["--memory lots", "--memory 0", "--workers 0", "--processes none", "--state-backend paper"] {
             let line = format!("ferrobeam serve {bad}");
             assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{bad}");
         }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ferrobeam_runner::state::StoreKind;
+
 use super::v1;
 use crate::agent::{Order, ProcessName};
 use crate::job::{Generation, Importance, JobId, Message};
@@ -37,6 +39,25 @@ pub(super) fn order(order: v1::AgentOrder) -> Option<Order> {
             Some(Order::Start { process: start.process?.into(), token: start.token, processes: start.processes })
         }
         v1::agent_order::Order::Kill(process) => Some(Order::Kill(process.into())),
+    }
+}
+
+impl From<StoreKind> for v1::Store {
+    fn from(kind: StoreKind) -> Self {
+        match kind {
+            StoreKind::Memory => v1::Store::Memory,
+            StoreKind::RocksDb => v1::Store::RocksDb,
+        }
+    }
+}
+
+impl From<v1::Store> for StoreKind {
+    fn from(store: v1::Store) -> Self {
+        match store {
+            v1::Store::Unspecified => StoreKind::default(),
+            v1::Store::Memory => StoreKind::Memory,
+            v1::Store::RocksDb => StoreKind::RocksDb,
+        }
     }
 }
 

@@ -54,7 +54,7 @@ const fn entry(name: &'static str, kind: Kind, treatment: Treatment, description
 }
 
 const NO_CHECKPOINTS: &str = "checkpoints are not taken yet: if a process of the job is lost, the job fails";
-const NO_STATE_YET: &str = "bounded jobs keep no durable state, so it has no effect yet";
+const NO_STATE_YET: &str = "state is not saved yet, so it has no effect";
 const FLINK_CLUSTER: &str = "it configures Flink's cluster, and there is none";
 const FLINK_INSIDE: &str = "it tunes the inside of Flink's operators";
 
@@ -70,8 +70,15 @@ pub const CATALOGUE: &[OptionEntry] = &[
     entry(
         "max_bundle_time_mills",
         Integer(-1),
-        Accepted("a bundle of a bounded job ends when its input runs dry or a limit on its size is met"),
-        "Most milliseconds that a bundle stays open",
+        Honoured,
+        "Milliseconds after which a splittable DoFn that still runs is asked to hand back the rest of its work",
+    ),
+    entry(
+        "state_backend",
+        Text(""),
+        Honoured,
+        "Where keyed state is kept: memory (as are hashmap and filesystem), rocksdb or auto; empty: what the service is \
+         set to",
     ),
     entry("checkpointing_interval", Integer(-1), Warned(NO_CHECKPOINTS), "Milliseconds between checkpoints"),
     entry("checkpointing_mode", Text("EXACTLY_ONCE"), Accepted(NO_STATE_YET), "EXACTLY_ONCE or AT_LEAST_ONCE"),
@@ -101,7 +108,6 @@ pub const CATALOGUE: &[OptionEntry] = &[
         "Saved state to start from",
     ),
     entry("allow_non_restored_state", Flag(false), Accepted(NO_STATE_YET), "Ignore saved state of no transform"),
-    entry("state_backend", Text(""), Accepted(NO_STATE_YET), "Where keyed state is kept: rocksdb or filesystem"),
     entry("state_backend_storage_path", Text(""), Accepted(NO_STATE_YET), "Where checkpoints of state are kept"),
     entry(
         "state_backend_factory",

@@ -4,11 +4,13 @@
 //! a few; so values are read leniently. What is not in the [catalogue](CATALOGUE) is the SDK's own business and goes to
 //! the harnesses as it came, as all the rest does.
 
+mod backend;
 mod catalogue;
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+pub use backend::{StateBackend, UnknownBackend};
 pub use catalogue::{CATALOGUE, Kind, OptionEntry, Treatment, describe, find};
 use prost_types::value::Kind as Json;
 use prost_types::{Struct, Value};
@@ -28,6 +30,10 @@ pub struct JobOptions {
     pub memory: Option<u64>,
     /// Most elements in a bundle.
     pub max_bundle_size: Option<NonZeroUsize>,
+    /// How long a bundle of a splittable stage may run before it is asked to hand back the rest of its work.
+    pub max_bundle_time: Option<Duration>,
+    /// Where keyed state is kept.
+    pub state_backend: Option<StateBackend>,
     /// How often a failed bundle is run again.
     pub retries: Option<u32>,
     /// The wait before that.
@@ -62,6 +68,8 @@ pub fn parse(options: &Struct) -> Result<(JobOptions, Vec<Remark>), OptionsRefus
         processes: reader.positive("ferrobeam_processes"),
         memory: reader.bytes("ferrobeam_memory"),
         max_bundle_size: reader.positive("max_bundle_size"),
+        max_bundle_time: reader.positive("max_bundle_time_mills").map(|n| Duration::from_millis(n.get() as u64)),
+        state_backend: reader.backend("state_backend"),
         retries: reader.integer("number_of_execution_retries").and_then(|n| u32::try_from(n).ok()),
         retry_delay: reader
             .integer("execution_retry_delay")
@@ -168,6 +176,18 @@ impl Reader<'_> {
         bytes
     }
 
+    fn backend(&mut self, name: &str) -> Option<StateBackend> {
+        let text = self.text(name).filter(|text| !text.trim().is_empty())?;
+        match text.parse() {
+            Ok(backend) => Some(backend),
+            Err(error) => {
+                let error: UnknownBackend = error;
+                self.refused.push(format!("{name}: {error}"));
+                None
+            }
+        }
+    }
+
     fn is_given(&self, entry: &OptionEntry) -> bool {
         let Some(value) = self.get(entry.name) else { return false };
         match (entry.kind, value) {
@@ -265,8 +285,8 @@ mod tests {
         for entry in CATALOGUE {
             let given = match entry.kind {
                 Kind::Flag(default) => Json::BoolValue(!default),
-                Kind::Integer(_) => text("17"),
-                Kind::Text(_) => text("17"),
+                Kind::Text(_) if entry.name == "state_backend" => text("rocksdb"),
+                Kind::Integer(_) | Kind::Text(_) => text("17"),
                 Kind::List => text("a.jar"),
             };
             match (entry.treatment, parse(&options(&[(entry.name, given)]))) {
@@ -295,9 +315,10 @@ mod tests {
             ("savepoint_path", text("s3://bucket/savepoint")),
             ("ferrobeam_memory", text("lots")),
             ("streaming", text("perhaps")),
+            ("state_backend", text("a big one")),
         ]);
         let message = parse(&wrong).expect_err("wrong").to_string();
-        for part in ["parallelism = \"many\"", "savepoint_path: ", "ferrobeam_memory", "streaming"] {
+        for part in ["parallelism = \"many\"", "savepoint_path: ", "ferrobeam_memory", "streaming", "a big one"] {
             assert!(message.contains(part), "{message}");
         }
     }

@@ -144,7 +144,7 @@ impl Part {
             executor: bridge.executor(),
             budget,
             observer: self.reports.clone(),
-            settings: settings(deployment.limits.unwrap_or_default()),
+            settings: settings(&deployment),
             drain: self.drain.clone(),
         };
         self.reports.send(Report::Started(v1::Started {})).await;
@@ -197,8 +197,9 @@ impl Part {
 }
 
 /// Zero means that the job did not ask.
-fn settings(limits: v1::Limits) -> Settings {
-    let mut settings = Settings::default();
+fn settings(deployment: &v1::Deployment) -> Settings {
+    let limits = deployment.limits.unwrap_or_default();
+    let mut settings = Settings { store: deployment.store().into(), ..Settings::default() };
     if limits.max_bundle_elements > 0 {
         settings.max_bundle_elements = usize::try_from(limits.max_bundle_elements).unwrap_or(usize::MAX);
     }
@@ -207,6 +208,9 @@ fn settings(limits: v1::Limits) -> Settings {
     }
     if limits.retry_delay_millis > 0 {
         settings.retry_delay = Duration::from_millis(limits.retry_delay_millis);
+    }
+    if limits.max_bundle_millis > 0 {
+        settings.max_bundle_time = Duration::from_millis(limits.max_bundle_millis);
     }
     settings
 }
@@ -219,4 +223,28 @@ fn start_dataflow(job: Job, topology: Topology) -> std::io::Result<oneshot::Rece
         let _ = ended.send(dataflow::run(job, topology));
     })?;
     Ok(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrobeam_runner::state::StoreKind;
+
+    #[test]
+    fn what_a_job_asks_for_reaches_the_dataflow_and_the_rest_is_the_default() {
+        let unasked = settings(&v1::Deployment::default());
+        let default = Settings::default();
+        assert_eq!(unasked.max_bundle_elements, default.max_bundle_elements);
+        assert_eq!((unasked.retries, unasked.retry_delay), (default.retries, default.retry_delay));
+        assert_eq!((unasked.store, unasked.max_bundle_time), (default.store, default.max_bundle_time));
+
+        let limits =
+            v1::Limits { max_bundle_elements: 7, bundle_attempts: 1, retry_delay_millis: 20, max_bundle_millis: 30 };
+        let asked =
+            v1::Deployment { limits: Some(limits), store: v1::Store::RocksDb.into(), ..v1::Deployment::default() };
+        let asked = settings(&asked);
+        assert_eq!((asked.max_bundle_elements, asked.retries), (7, 0));
+        assert_eq!(asked.retry_delay, Duration::from_millis(20));
+        assert_eq!((asked.store, asked.max_bundle_time), (StoreKind::RocksDb, Duration::from_millis(30)));
+    }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use ferrobeam_runner::state::StoreKind;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
@@ -57,6 +59,7 @@ impl Deployable {
         plan: Vec<u8>,
         workers: usize,
         memory: u64,
+        store: StoreKind,
         retrieval_token: &str,
     ) -> Deployable {
         let submission = job.submission();
@@ -72,12 +75,14 @@ impl Deployable {
             limits: Some(v1::Limits {
                 max_bundle_elements: options.max_bundle_size.map_or(0, |n| n.get() as u64),
                 bundle_attempts: options.retries.map_or(0, |n| n.saturating_add(1)),
-                retry_delay_millis: options.retry_delay.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+                retry_delay_millis: options.retry_delay.map_or(0, millis),
+                max_bundle_millis: options.max_bundle_time.map_or(0, millis),
             }),
             environments: Some(v1::Environments {
                 sdk_worker_parallelism: options.sdk_worker_parallelism,
                 retain_docker_containers: options.retain_docker_containers,
             }),
+            store: v1::Store::from(store).into(),
         })
     }
 }
@@ -328,6 +333,10 @@ impl Attempt {
             }
         }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn stop_order() -> v1::ProcessOrder {

@@ -27,7 +27,7 @@ pub use attach::{AttachRefused, Attachment};
 
 use crate::artifacts::{RetrievalGrants, Staged};
 use crate::job::{Generation, Importance, Job, JobId, Jobs, Message, Preparation, State, secret};
-use crate::options::JobOptions;
+use crate::options::{JobOptions, StateBackend};
 use attempt::{Attempt, Deployable, Outcome};
 
 /// What the supervisor is told once.
@@ -41,6 +41,8 @@ pub struct SupervisorConfig {
     pub workers: NonZeroUsize,
     /// Bytes of user data in the memory of each process of a job that does not ask.
     pub memory: u64,
+    /// Where a job that does not ask keeps its state.
+    pub state_backend: StateBackend,
     /// How long a process may take to stop when asked to.
     pub grace: Duration,
     /// How long processes may take to attach once they are started.
@@ -212,12 +214,15 @@ impl Supervisor {
             staged.apply(&id, &mut proto).map_err(|e| wrong(&e))?;
             environment.proto = proto.encode_to_vec().into();
         }
+        let streaming = options.streaming || plan.collections.iter().any(|collection| !collection.bounded);
+        let store = options.state_backend.unwrap_or(self.config.state_backend).store(streaming);
         let plan = postcard::to_stdvec(&plan).map_err(|e| format!("the plan cannot be encoded: {e}"))?;
         let workers = match options.parallelism {
             Some(parallelism) => parallelism.get().div_ceil(count),
             None => self.config.workers.get(),
         };
-        Ok(Deployable::new(job, options, plan, workers, options.memory.unwrap_or(self.config.memory), token))
+        let memory = options.memory.unwrap_or(self.config.memory);
+        Ok(Deployable::new(job, options, plan, workers, memory, store, token))
     }
 
     fn lock_live(&self) -> MutexGuard<'_, HashMap<JobId, attach::Live>> {
