@@ -1,6 +1,7 @@
 //! A stage of the plan made ready for harnesses: its descriptor with our endpoints in it, its ports by name.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 
 use bytes::Bytes;
 use ferrobeam_proto::fn_execution::process_bundle_request::{CacheToken, cache_token};
@@ -27,9 +28,26 @@ pub(crate) struct Stage {
     /// The data sink transforms, in the order of the stage's outputs.
     pub(crate) outputs: Vec<String>,
     output_ports: HashMap<String, usize>,
+    /// The timer families, in the order of the plan's stage.
+    pub(crate) timers: Vec<TimerPort>,
     /// Side inputs never change while this bridge lives, so that one token each serves all bundles.
     pub(crate) cache_tokens: Vec<CacheToken>,
     transform_names: HashMap<String, String>,
+}
+
+/// A stream of timers, each way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TimerPort {
+    /// The transform that has the family.
+    pub(crate) transform: String,
+    /// The family's id.
+    pub(crate) family: String,
+}
+
+impl fmt::Display for TimerPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.family, self.transform)
+    }
 }
 
 impl Stage {
@@ -61,6 +79,14 @@ impl Stage {
                 return Err(error(format!("its bundle descriptor has no transform {} for a port", port.transform)));
             }
         }
+        let timers: Vec<TimerPort> = (stage.keyed.iter().flat_map(|keyed| &keyed.timers))
+            .map(|timer| TimerPort { transform: timer.transform.clone(), family: timer.family.clone() })
+            .collect();
+        if let Some(timer) = timers.iter().find(|timer| !descriptor.transforms.contains_key(&timer.transform)) {
+            return Err(error(format!("its bundle descriptor has no transform for the timers {timer}")));
+        }
+        // The very service of the data ports: harnesses put timers and data of one service on one stream, in order.
+        descriptor.timer_api_service_descriptor = (!timers.is_empty()).then(|| endpoint.clone());
         let outputs: Vec<String> = stage.outputs.iter().map(|port| port.transform.clone()).collect();
         Ok(Stage {
             id,
@@ -70,6 +96,7 @@ impl Stage {
             input: stage.input.transform.clone(),
             output_ports: outputs.iter().cloned().zip(0..).collect(),
             outputs,
+            timers,
             cache_tokens: cache_tokens(stage, &descriptor_id),
             transform_names: stage.transforms.iter().cloned().collect(),
             descriptor_id,
@@ -79,6 +106,11 @@ impl Stage {
     /// The position among the stage's outputs of a data sink.
     pub(crate) fn output(&self, transform: &str) -> Option<usize> {
         self.output_ports.get(transform).copied()
+    }
+
+    /// The position of a timer family among the stage's.
+    pub(crate) fn timer(&self, transform: &str, family: &str) -> Option<usize> {
+        self.timers.iter().position(|timer| timer.transform == transform && timer.family == family)
     }
 
     /// The user's name for a transform of the descriptor.

@@ -2,13 +2,10 @@
 
 use ferrobeam_proto::fn_execution as wire;
 use ferrobeam_proto::fn_execution::state_key::Type;
-use ferrobeam_runner::executor::{StateError, StateKey};
+use ferrobeam_runner::executor::{CellPart, StateError, StateKey};
 
-/// Reads the key of a state request. A kind that no stage of ours can have is refused by its name.
+/// Reads the key of a state request.
 pub(crate) fn from_proto(key: Option<wire::StateKey>) -> Result<StateKey, StateError> {
-    let unsupported = |kind: &str, transform: &str, id: &str| {
-        Err(StateError::Unsupported(format!("{kind} {id:?} of transform {transform}: user state is not supported yet")))
-    };
     match key.and_then(|key| key.r#type) {
         Some(Type::Runner(key)) => Ok(StateKey::Runner { key: key.key }),
         Some(Type::IterableSideInput(key)) => Ok(StateKey::IterableSideInput {
@@ -32,19 +29,57 @@ pub(crate) fn from_proto(key: Option<wire::StateKey>) -> Result<StateKey, StateE
             side_input: key.side_input_id,
             window: key.window,
         }),
-        Some(Type::BagUserState(key)) => unsupported("bag state", &key.transform_id, &key.user_state_id),
-        Some(Type::MultimapKeysUserState(key)) => {
-            unsupported("multimap state (keys)", &key.transform_id, &key.user_state_id)
-        }
-        Some(Type::MultimapEntriesUserState(key)) => {
-            unsupported("multimap state (entries)", &key.transform_id, &key.user_state_id)
-        }
-        Some(Type::MultimapUserState(key)) => unsupported("multimap state", &key.transform_id, &key.user_state_id),
-        Some(Type::OrderedListUserState(key)) => {
-            unsupported("ordered list state", &key.transform_id, &key.user_state_id)
-        }
+        Some(Type::BagUserState(key)) => Ok(StateKey::User {
+            transform: key.transform_id,
+            state: key.user_state_id,
+            window: key.window,
+            key: key.key,
+            part: CellPart::Bag,
+        }),
+        Some(Type::MultimapKeysUserState(key)) => Ok(StateKey::User {
+            transform: key.transform_id,
+            state: key.user_state_id,
+            window: key.window,
+            key: key.key,
+            part: CellPart::MapKeys,
+        }),
+        Some(Type::MultimapEntriesUserState(key)) => Ok(StateKey::User {
+            transform: key.transform_id,
+            state: key.user_state_id,
+            window: key.window,
+            key: key.key,
+            part: CellPart::MapEntries,
+        }),
+        Some(Type::MultimapUserState(key)) => Ok(StateKey::User {
+            transform: key.transform_id,
+            state: key.user_state_id,
+            window: key.window,
+            key: key.key,
+            part: CellPart::MapValues(key.map_key),
+        }),
+        Some(Type::OrderedListUserState(key)) => Ok(StateKey::User {
+            transform: key.transform_id,
+            state: key.user_state_id,
+            window: key.window,
+            key: key.key,
+            part: match key.range {
+                Some(range) => CellPart::OrderedRange { start: range.start, end: range.end },
+                // Appends name no range (Java).
+                None => CellPart::OrderedRange { start: i64::MIN, end: i64::MAX },
+            },
+        }),
         None => Err(StateError::Unsupported("a state request without a state key that this runner knows".into())),
     }
+}
+
+/// What a `clear` of this key is to empty: a multimap may be cleared by either of the keys that mean all of it.
+pub(crate) fn cleared(mut key: StateKey) -> StateKey {
+    if let StateKey::User { part, .. } = &mut key
+        && *part == CellPart::MapEntries
+    {
+        *part = CellPart::MapKeys;
+    }
+    key
 }
 
 #[cfg(test)]
@@ -72,15 +107,55 @@ mod tests {
         assert_eq!(from_proto(Some(key)).unwrap(), expected);
     }
 
+    fn user(part: CellPart) -> StateKey {
+        StateKey::User {
+            transform: "t".into(),
+            state: "s".into(),
+            window: Bytes::from_static(b"w"),
+            key: Bytes::from_static(b"k"),
+            part,
+        }
+    }
+
     #[test]
-    fn user_state_is_refused_by_name() {
-        let bag = wire::state_key::BagUserState {
-            transform_id: "count".into(),
-            user_state_id: "seen".into(),
-            ..Default::default()
-        };
-        let error = from_proto(Some(wire::StateKey { r#type: Some(Type::BagUserState(bag)) })).unwrap_err();
-        assert!(error.to_string().contains("bag state \"seen\" of transform count"), "{error}");
+    fn every_kind_of_user_state_keeps_every_field() {
+        macro_rules! key {
+            ($variant:ident { $($field:ident: $value:expr),* }) => {
+                Type::$variant(wire::state_key::$variant {
+                    transform_id: "t".into(),
+                    user_state_id: "s".into(),
+                    window: Bytes::from_static(b"w"),
+                    key: Bytes::from_static(b"k"),
+                    $($field: $value),*
+                })
+            };
+        }
+        let range = |start, end| Some(wire::OrderedListRange { start, end });
+        for (key, part) in [
+            (key!(BagUserState {}), CellPart::Bag),
+            (key!(MultimapKeysUserState {}), CellPart::MapKeys),
+            (key!(MultimapEntriesUserState {}), CellPart::MapEntries),
+            (
+                key!(MultimapUserState { map_key: Bytes::from_static(b"m") }),
+                CellPart::MapValues(Bytes::from_static(b"m")),
+            ),
+            (key!(OrderedListUserState { range: range(-3, 7) }), CellPart::OrderedRange { start: -3, end: 7 }),
+            (key!(OrderedListUserState { range: None }), CellPart::OrderedRange { start: i64::MIN, end: i64::MAX }),
+        ] {
+            assert_eq!(from_proto(Some(wire::StateKey { r#type: Some(key) })).unwrap(), user(part));
+        }
+    }
+
+    #[test]
+    fn clearing_all_entries_of_a_map_is_clearing_all_its_keys() {
+        assert_eq!(cleared(user(CellPart::MapEntries)), user(CellPart::MapKeys));
+        for part in [CellPart::Bag, CellPart::MapKeys, CellPart::MapValues(Bytes::new())] {
+            assert_eq!(cleared(user(part.clone())), user(part));
+        }
+    }
+
+    #[test]
+    fn a_key_of_no_kind_is_refused() {
         assert!(from_proto(None).is_err());
         assert!(from_proto(Some(wire::StateKey { r#type: None })).is_err());
     }

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,20 +14,21 @@ use ferrobeam_proto::fn_execution::beam_fn_external_worker_pool_server::{
     BeamFnExternalWorkerPool, BeamFnExternalWorkerPoolServer,
 };
 use ferrobeam_proto::fn_execution::beam_fn_state_client::BeamFnStateClient;
-use ferrobeam_proto::fn_execution::elements::Data;
+use ferrobeam_proto::fn_execution::elements::{Data, Timers};
 use ferrobeam_proto::fn_execution::instruction_request::Request as Instruction;
 use ferrobeam_proto::fn_execution::instruction_response::Response as Answer;
 use ferrobeam_proto::fn_execution::provision_service_client::ProvisionServiceClient;
 use ferrobeam_proto::fn_execution::{
     BundleApplication, DelayedBundleApplication, Elements, GetProcessBundleDescriptorRequest, GetProvisionInfoRequest,
     InstructionRequest, InstructionResponse, MonitoringInfosMetadataResponse, ProcessBundleDescriptor,
-    ProcessBundleRequest, ProcessBundleResponse, RemoteGrpcPort, StartWorkerRequest, StartWorkerResponse, StateKey,
-    StateRequest, StateResponse, StopWorkerRequest, StopWorkerResponse, state_key, state_request,
+    ProcessBundleRequest, ProcessBundleResponse, RemoteGrpcPort, StartWorkerRequest, StartWorkerResponse,
+    StateAppendRequest, StateGetRequest, StateKey, StateRequest, StateResponse, StopWorkerRequest, StopWorkerResponse,
+    state_key, state_request,
 };
 use ferrobeam_proto::pipeline::{Environment, FunctionSpec, MonitoringInfo, PTransform};
 use ferrobeam_proto::urns::fn_api_transforms::{DATA_SINK, DATA_SOURCE};
 use ferrobeam_proto::urns::standard_protocols::CONTROL_REQUEST_ELEMENTS_EMBEDDING;
-use ferrobeam_runner::executor::{BundleError, Fault};
+use ferrobeam_runner::executor::{self, BundleError, Fault, StateError, StatePage, StateServer, TimerBatch};
 use ferrobeam_runner::time::Timestamp;
 use prost::Message;
 use support::*;
@@ -155,7 +156,22 @@ fn stage() -> TestStage {
     };
     let transforms = [("source".into(), port(DATA_SOURCE)), ("sink".into(), port(DATA_SINK))].into();
     let descriptor = ProcessBundleDescriptor { transforms, ..Default::default() };
-    TestStage { name: "fake".into(), descriptor: descriptor.encode_to_vec(), side_inputs: vec!["side".into()] }
+    TestStage {
+        name: "fake".into(),
+        descriptor: descriptor.encode_to_vec(),
+        side_inputs: vec!["side".into()],
+        timers: vec![],
+    }
+}
+
+/// A stage whose step has two timer families.
+fn stage_with_timers() -> TestStage {
+    let mut stage = stage();
+    let mut descriptor = ProcessBundleDescriptor::decode(&stage.descriptor[..]).unwrap();
+    descriptor.transforms.insert("step".into(), PTransform::default());
+    stage.descriptor = descriptor.encode_to_vec();
+    stage.timers = vec!["a".into(), "b".into()];
+    stage
 }
 
 struct Fixture {
@@ -168,11 +184,15 @@ struct Fixture {
 
 /// A bridge and its first harness.
 async fn fixture(capabilities: &[&str]) -> Fixture {
+    fixture_with(capabilities, stage()).await
+}
+
+async fn fixture_with(capabilities: &[&str], stage: TestStage) -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let (address, mut started, pool) = pool("").await;
     let environment =
         Environment { capabilities: capabilities.iter().map(|urn| (*urn).to_owned()).collect(), ..external(&address) };
-    let mut config = config(plan(&environment, vec![stage()]), Arc::default(), folder.path());
+    let mut config = config(plan(&environment, vec![stage]), Arc::default(), folder.path());
     config.stop_timeout = Duration::from_millis(100);
     let starting = tokio::spawn(Bridge::start(config));
     let fake = Fake::start(&mut started).await;
@@ -317,6 +337,11 @@ async fn small_bundles_travel_within_the_control_messages() {
     fixture.end().await;
 }
 
+fn bag(name: &str) -> Option<StateKey> {
+    let bag = state_key::BagUserState { transform_id: "t".into(), user_state_id: name.into(), ..Default::default() };
+    Some(StateKey { r#type: Some(state_key::Type::BagUserState(bag)) })
+}
+
 #[tokio::test]
 async fn state_requests_that_cannot_be_answered_say_so() {
     let mut fixture = fixture(&[]).await;
@@ -325,17 +350,16 @@ async fn state_requests_that_cannot_be_answered_say_so() {
     bundle.close();
     let (id, _) = fixture.fake.bundle().await;
     let (requests, mut answers) = fixture.fake.state().await;
-    let bag = state_key::BagUserState { transform_id: "t".into(), user_state_id: "bag".into(), ..Default::default() };
     let request = StateRequest {
         id: "1".into(),
         instruction_id: id.clone(),
-        state_key: Some(StateKey { r#type: Some(state_key::Type::BagUserState(bag)) }),
+        state_key: bag("seen"),
         request: Some(state_request::Request::Get(Default::default())),
     };
     requests.send(request.clone()).await.unwrap();
     let answer = answers.message().await.unwrap().unwrap();
     assert_eq!(answer.id, "1");
-    assert!(answer.error.contains("bag state"), "{}", answer.error);
+    assert!(answer.error.contains("seen"), "{}", answer.error);
 
     // The SDK reports it as the failure of user code; it is not.
     let response = InstructionResponse { instruction_id: id.clone(), error: "sdk trace".into(), response: None };
@@ -343,12 +367,145 @@ async fn state_requests_that_cannot_be_answered_say_so() {
     let error = outcome.await.unwrap().unwrap_err();
     assert_eq!((error.fault, error.retry), (Fault::Runner, false));
     assert!(error.message.starts_with("sdk trace"), "{error}");
-    assert!(error.message.contains("bag state"), "{error}");
+    assert!(error.message.contains("seen"), "{error}");
 
     // A bundle that is over reads nothing any more.
     requests.send(request).await.unwrap();
     let answer = answers.message().await.unwrap().unwrap();
     assert!(answer.error.contains("not open any more"), "{}", answer.error);
+    fixture.end().await;
+}
+
+/// Keeps what was asked, taking its time.
+#[derive(Default)]
+struct SlowState(Mutex<Vec<String>>);
+
+impl SlowState {
+    fn note(&self, what: String) {
+        std::thread::sleep(Duration::from_millis(2));
+        self.0.lock().unwrap().push(what);
+    }
+}
+
+impl StateServer for SlowState {
+    fn get(&self, _: &executor::StateKey, continuation: &[u8]) -> Result<StatePage, StateError> {
+        self.note(String::from_utf8_lossy(continuation).into());
+        Ok(StatePage::default())
+    }
+
+    fn append(&self, _: &executor::StateKey, data: Bytes) -> Result<(), StateError> {
+        self.note(String::from_utf8_lossy(&data).into());
+        Ok(())
+    }
+
+    fn clear(&self, _: &executor::StateKey) -> Result<(), StateError> {
+        self.note("clear".into());
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn state_requests_of_a_bundle_are_carried_out_in_order() {
+    let mut fixture = fixture(&[]).await;
+    let state = Arc::new(SlowState::default());
+    let (mut bundle, outcome) = open(&fixture.bridge, 0, state.clone());
+    push(&mut *bundle, &[b"a"]);
+    bundle.close();
+    let (id, _) = fixture.fake.bundle().await;
+    let (requests, mut answers) = fixture.fake.state().await;
+    // More than are carried out at once, none waited for.
+    let all = (0..40).map(|n| match n % 3 {
+        0 => (state_request::Request::Clear(Default::default()), "clear".to_owned()),
+        1 => (state_request::Request::Append(StateAppendRequest { data: n.to_string().into() }), n.to_string()),
+        _ => (state_request::Request::Get(StateGetRequest { continuation_token: n.to_string().into() }), n.to_string()),
+    });
+    let (all, expected): (Vec<_>, Vec<_>) = all.unzip();
+    let answered = tokio::spawn(async move {
+        for _ in 0..40 {
+            assert_eq!(answers.message().await.unwrap().unwrap().error, "");
+        }
+    });
+    for (n, request) in all.into_iter().enumerate() {
+        let request = StateRequest {
+            id: n.to_string(),
+            instruction_id: id.clone(),
+            state_key: bag("seen"),
+            request: Some(request),
+        };
+        requests.send(request).await.unwrap();
+    }
+    answered.await.unwrap();
+    assert_eq!(*state.0.lock().unwrap(), expected);
+    let (outputs, _inputs) = fixture.fake.data().await;
+    outputs.send(output(&id, "sink", vec![], true)).await.unwrap();
+    fixture.fake.done(&id).await;
+    outcome.await.unwrap().unwrap();
+    fixture.end().await;
+}
+
+fn timers(id: &str, family: &str, timers: &[u8], is_last: bool) -> Timers {
+    Timers {
+        instruction_id: id.into(),
+        transform_id: "step".into(),
+        timer_family_id: family.into(),
+        timers: Bytes::copy_from_slice(timers),
+        is_last,
+    }
+}
+
+#[tokio::test]
+async fn timers_travel_both_ways_and_every_family_ends() {
+    let mut fixture = fixture_with(&[], stage_with_timers()).await;
+    let (mut bundle, mut outcome) = open(&fixture.bridge, 0, Arc::new(SideInputs::default()));
+    bundle.push_timers(1, Bytes::from_static(b"fired"));
+    bundle.close();
+    let (id, request) = fixture.fake.bundle().await;
+    let mut control = BeamFnControlClient::new(fixture.fake.channel.clone());
+    let process_bundle_descriptor_id = request.process_bundle_descriptor_id;
+    let ask = GetProcessBundleDescriptorRequest { process_bundle_descriptor_id };
+    let descriptor = control.get_process_bundle_descriptor(fixture.fake.request(ask)).await.unwrap().into_inner();
+    assert_eq!(descriptor.timer_api_service_descriptor.unwrap().url, fixture.bridge.endpoint());
+
+    let (outputs, mut inputs) = fixture.fake.data().await;
+    let mut input = Elements::default();
+    while !input.data.iter().any(|data| data.is_last) {
+        let message = inputs.message().await.unwrap().unwrap();
+        input.data.extend(message.data);
+        input.timers.extend(message.timers);
+    }
+    let fired = timers(&id, "b", b"fired", false);
+    assert_eq!(input.timers, [fired, timers(&id, "a", b"", true), timers(&id, "b", b"", true)]);
+
+    fixture.fake.done(&id).await;
+    let sent = vec![timers(&id, "b", b"1", false), timers(&id, "a", b"2", false), timers(&id, "b", b"3", true)];
+    outputs.send(Elements { timers: sent, ..output(&id, "sink", vec![], true) }).await.unwrap();
+    // One family may still bring timers.
+    tokio::time::timeout(Duration::from_millis(50), &mut outcome).await.unwrap_err();
+    outputs.send(Elements { data: vec![], timers: vec![timers(&id, "a", b"", true)] }).await.unwrap();
+    let done = outcome.await.unwrap().unwrap();
+    let came: Vec<(usize, &[u8])> = done.timers.iter().map(|batch| (batch.family, &batch.timers[..])).collect();
+    assert_eq!(came, [(1, &b"1"[..]), (0, b"2"), (1, b"3")]);
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn timers_travel_within_the_control_messages() {
+    let mut fixture = fixture_with(&[CONTROL_REQUEST_ELEMENTS_EMBEDDING], stage_with_timers()).await;
+    let (mut bundle, outcome) = open(&fixture.bridge, 0, Arc::new(SideInputs::default()));
+    bundle.push_timers(0, Bytes::from_static(b"fired"));
+    bundle.close();
+    let (id, request) = fixture.fake.bundle().await;
+    let embedded = request.elements.unwrap();
+    assert!(embedded.data[0].is_last);
+    let ends = [timers(&id, "a", b"", true), timers(&id, "b", b"", true)];
+    assert_eq!(embedded.timers, [&[timers(&id, "a", b"fired", false)], &ends[..]].concat());
+    let timers = vec![timers(&id, "b", b"1", false)];
+    let elements = Elements { timers, ..output(&id, "sink", element(b"out"), true) };
+    let response = ProcessBundleResponse { elements: Some(elements), ..Default::default() };
+    fixture.fake.answer(&id, Answer::ProcessBundle(response)).await;
+    let done = outcome.await.unwrap().unwrap();
+    assert_eq!(done.timers, [TimerBatch { family: 1, timers: Bytes::from_static(b"1") }]);
+    assert_eq!(emitted(done), [b"out"]);
     fixture.end().await;
 }
 
@@ -453,6 +610,26 @@ async fn outputs_that_cannot_be_read_fail_their_bundle() {
     let mut short = element(b"long enough");
     short.truncate(short.len() - 3);
     after_bad_output("sink", short, true).await;
+}
+
+#[tokio::test]
+async fn timers_of_no_family_fail_their_bundle() {
+    for (family, is_late) in [("c", false), ("a", true)] {
+        let mut fixture = fixture_with(&[], stage_with_timers()).await;
+        let (mut bundle, outcome) = open(&fixture.bridge, 0, Arc::new(SideInputs::default()));
+        push(&mut *bundle, &[b"a"]);
+        bundle.close();
+        let (id, _) = fixture.fake.bundle().await;
+        let (outputs, _inputs) = fixture.fake.data().await;
+        let end = is_late.then(|| timers(&id, family, b"", true));
+        let sent = end.into_iter().chain([timers(&id, family, b"1", false)]).collect();
+        outputs.send(Elements { data: vec![], timers: sent }).await.unwrap();
+        let error = outcome.await.unwrap().unwrap_err();
+        assert_eq!((error.fault, error.retry), (Fault::Environment, true), "{error}");
+        let expected = if is_late { "timers a of step after the end" } else { "family \"c\" of transform \"step\"" };
+        assert!(error.message.contains(expected), "{error}");
+        fixture.end().await;
+    }
 }
 
 #[tokio::test]

@@ -49,6 +49,7 @@ fn stages(names: &[&str]) -> Vec<TestStage> {
         .map(|name| TestStage {
             name: (*name).to_owned(),
             descriptor: read(name, "descriptor"),
+            timers: String::from_utf8(read(name, "timers")).unwrap().lines().map(str::to_owned).collect(),
             side_inputs: String::from_utf8(read(name, "side_inputs")).unwrap().lines().map(str::to_owned).collect(),
         })
         .collect()
@@ -152,6 +153,47 @@ async fn a_python_process_runs_bundles() {
     bridge.shutdown().await;
     let error = run(&bridge, upper, &[b"a"]).await.unwrap_err();
     assert!(error.message.contains("shutting down"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn user_code_keeps_state_and_sets_timers() {
+    let folder = tempfile::tempdir().unwrap();
+    let bridge =
+        Bridge::start(config(plan(&boot(folder.path()), stages(&["remember"])), Arc::default(), folder.path()))
+            .await
+            .unwrap();
+    let cells = Arc::new(Cells::default());
+    let run = async |pairs: &[(&[u8], &[u8])], fired: &[Timer]| {
+        let (mut bundle, outcome) = open(&bridge, 0, cells.clone());
+        push_pairs(&mut *bundle, pairs);
+        for timer in fired {
+            bundle.push_timers(0, timer.encode());
+        }
+        bundle.close();
+        outcome.await.unwrap().unwrap()
+    };
+    let timer = |key: &[u8], fires| Timer { key: key.into(), tag: b"tag".into(), fires };
+
+    let done = run(&[(b"k", b"x"), (b"l", b"yy"), (b"k", b"zzz")], &[]).await;
+    // The families are `fire` and `other`.
+    let read = |family| {
+        let batches = done.timers.iter().filter(|batch| batch.family == family);
+        batches.flat_map(|batch| Timer::read(&batch.timers)).collect::<Vec<_>>()
+    };
+    let [k, l] = [timer(b"k", Some(7000)), timer(b"l", Some(7000))];
+    assert_eq!(read(0), [k.clone(), l.clone(), k.clone()]);
+    let cleared = |key: &[u8]| Timer { key: key.into(), tag: b"".into(), fires: None };
+    assert_eq!(read(1), [cleared(b"k"), cleared(b"l"), cleared(b"k")]);
+    assert!(emitted(done).is_empty());
+
+    let done = run(&[], &[l, k.clone()]).await;
+    assert!(done.timers.is_empty());
+    assert_eq!(emitted(done), [&b"l tag yy yy"[..], b"k tag x,zzz x,zzz"]);
+
+    // Elements before timers, in one bundle. The cell is cleared and written again in one go.
+    let done = run(&[(b"k", b"forget")], &[k]).await;
+    assert_eq!(emitted(done), [&b"k tag forget zzz,forget"[..]]);
+    bridge.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ferrobeam_proto::fn_execution::Elements;
+use ferrobeam_proto::fn_execution::elements::Timers;
+use ferrobeam_proto::fn_execution::{Elements, StateRequest};
 use ferrobeam_runner::element::{OutputError, Outputs};
-use ferrobeam_runner::executor::{Fault, StateError, StateServer};
+use ferrobeam_runner::executor::{Fault, StateError, StateServer, TimerBatch};
 use ferrobeam_runner::metrics::Metric;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
+use super::in_order::InOrder;
 use crate::stage::Stage;
 
 /// How long a harness that reported success may be silent before the rest of its outputs counts as lost.
@@ -21,6 +23,8 @@ pub(crate) struct Exchange {
     pub(crate) stage: Arc<Stage>,
     pub(crate) state: Arc<dyn StateServer>,
     pub(crate) opened: Instant,
+    /// State requests that wait for a thread that may block.
+    pub(crate) requests: InOrder<(StateRequest, OwnedSemaphorePermit)>,
     inbound: Mutex<Inbound>,
     changed: Notify,
     /// A question about its progress is on its way.
@@ -32,6 +36,10 @@ struct Inbound {
     outputs: Option<Outputs>,
     /// Whether each output still expects data.
     open: Vec<bool>,
+    /// Timers in the order in which they came.
+    timers: Vec<TimerBatch>,
+    /// Whether each timer family still expects timers.
+    open_timers: Vec<bool>,
     failure: Option<Failure>,
     /// The first state request that this runner could not answer.
     state_failure: Option<StateError>,
@@ -51,6 +59,8 @@ impl Exchange {
         let inbound = Inbound {
             outputs: Some(outputs),
             open: vec![true; stage.outputs.len()],
+            timers: Vec::new(),
+            open_timers: vec![true; stage.timers.len()],
             failure: None,
             state_failure: None,
             received: 0,
@@ -60,6 +70,7 @@ impl Exchange {
             stage,
             state,
             opened: Instant::now(),
+            requests: InOrder::default(),
             inbound: Mutex::new(inbound),
             changed: Notify::new(),
             asked: AtomicBool::new(false),
@@ -72,12 +83,21 @@ impl Exchange {
 
     /// Takes data of one output. May write to disk. A failure is kept for the bundle.
     pub(crate) fn accept(&self, transform: &str, data: Bytes, is_last: bool) {
+        self.take_in(|inbound| inbound.accept(&self.stage, transform, data, is_last));
+    }
+
+    /// Takes timers that were set or cleared. A failure is kept for the bundle.
+    pub(crate) fn accept_timers(&self, timers: Timers) {
+        self.take_in(|inbound| inbound.accept_timers(&self.stage, timers));
+    }
+
+    fn take_in(&self, take: impl FnOnce(&mut Inbound) -> Result<(), Failure>) {
         let mut inbound = self.inbound();
         if inbound.failure.is_some() {
             return;
         }
         inbound.received += 1;
-        if let Err(failure) = inbound.accept(&self.stage, transform, data, is_last) {
+        if let Err(failure) = take(&mut inbound) {
             inbound.failure = Some(failure);
         }
         if inbound.failure.is_some() || inbound.is_complete() {
@@ -85,23 +105,17 @@ impl Exchange {
         }
     }
 
-    /// Timers of a bundle, which no stage has yet.
-    pub(crate) fn accept_timers(&self, transform: &str, family: &str) {
-        self.fail(Failure {
-            fault: Fault::Runner,
-            message: format!("timers of family {family:?} of transform {transform}: timers are not supported yet"),
-        });
-    }
-
     /// Takes the outputs that came within the control message: when they do, they are all there is.
     pub(crate) fn accept_embedded(&self, elements: Elements) {
         for data in elements.data {
             self.accept(&data.transform_id, data.data, data.is_last);
         }
-        for timers in elements.timers.into_iter().filter(|timers| !timers.timers.is_empty()) {
-            self.accept_timers(&timers.transform_id, &timers.timer_family_id);
+        for timers in elements.timers {
+            self.accept_timers(timers);
         }
-        self.inbound().open.fill(false);
+        let mut inbound = self.inbound();
+        inbound.open.fill(false);
+        inbound.open_timers.fill(false);
         self.changed.notify_waiters();
     }
 
@@ -123,8 +137,8 @@ impl Exchange {
         }
     }
 
-    /// Waits until every output has ended, and takes them.
-    pub(crate) async fn outputs(&self) -> Result<Outputs, Failure> {
+    /// Waits until every output and every timer family has ended, and takes what they brought.
+    pub(crate) async fn outputs(&self) -> Result<(Outputs, Vec<TimerBatch>), Failure> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -177,7 +191,7 @@ impl Exchange {
 
 impl Inbound {
     fn is_complete(&self) -> bool {
-        !self.open.contains(&true)
+        !self.open.contains(&true) && !self.open_timers.contains(&true)
     }
 
     fn accept(&mut self, stage: &Stage, transform: &str, data: Bytes, is_last: bool) -> Result<(), Failure> {
@@ -201,17 +215,38 @@ impl Inbound {
         Ok(())
     }
 
-    fn take(&mut self, stage: &Stage) -> Result<Outputs, Failure> {
+    fn accept_timers(&mut self, stage: &Stage, timers: Timers) -> Result<(), Failure> {
+        let Timers { transform_id, timer_family_id, timers, is_last, .. } = timers;
+        let environment = |message| Failure { fault: Fault::Environment, message };
+        let Some(family) = stage.timer(&transform_id, &timer_family_id) else {
+            return Err(environment(format!(
+                "it sent timers of family {timer_family_id:?} of transform {transform_id:?}, which the stage does not have"
+            )));
+        };
+        if !timers.is_empty() {
+            if !self.open_timers[family] {
+                return Err(environment(format!("it sent timers {} after the end of them", stage.timers[family])));
+            }
+            self.timers.push(TimerBatch { family, timers });
+        }
+        if is_last {
+            self.open_timers[family] = false;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, stage: &Stage) -> Result<(Outputs, Vec<TimerBatch>), Failure> {
         let Some(mut outputs) = self.outputs.take() else {
             return Err(Failure { fault: Fault::Runner, message: "its outputs were taken twice".into() });
         };
         outputs.finish().map_err(|error| unusable(stage, &error))?;
-        Ok(outputs)
+        Ok((outputs, std::mem::take(&mut self.timers)))
     }
 
     fn incomplete(&self, stage: &Stage) -> Failure {
-        let missing: Vec<&str> =
-            stage.outputs.iter().zip(&self.open).filter(|(_, open)| **open).map(|(name, _)| name.as_str()).collect();
+        let outputs = stage.outputs.iter().zip(&self.open).filter(|(_, open)| **open).map(|(name, _)| name.clone());
+        let timers = stage.timers.iter().zip(&self.open_timers).filter(|(_, open)| **open);
+        let missing: Vec<String> = outputs.chain(timers.map(|(timer, _)| format!("(timers) {timer}"))).collect();
         Failure {
             fault: Fault::Environment,
             message: format!(

@@ -1,14 +1,23 @@
-//! What an open bundle is sent: batches on their way into data messages.
+//! What an open bundle is sent: batches and timers on their way into data messages.
 //!
 //! A message holds about [`MESSAGE`] bytes. Elements are never torn apart, because one SDK (Python) reads every message
 //! by itself; small batches are put together, large ones travel as they are, without a copy.
+//!
+//! Data and timers are processed in the order in which they were pushed. One message holds only one of the two, because
+//! Java looks at the data of a message first, Python and Go at its timers. Every stream of the stage, also that of a
+//! timer family that never fires, is ended, and all in the same message: Go counts the ends of timer streams by
+//! transform and stops listening at the first that makes up the number.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use ferrobeam_proto::fn_execution::{Elements, elements::Data};
+use ferrobeam_proto::fn_execution::Elements;
+use ferrobeam_proto::fn_execution::elements::{Data, Timers};
 use ferrobeam_runner::element::Batch;
 use tokio::sync::mpsc;
+
+use crate::stage::Stage;
 
 /// Bytes of elements after which a message is sent off.
 const MESSAGE: usize = 1 << 20;
@@ -20,35 +29,60 @@ const SMALL: usize = 32 << 10;
 pub(crate) enum Push {
     /// Here is input.
     Batch(Batch),
+    /// Timers of a family fire: its position in the stage, and whole encoded timers.
+    Timers(usize, Bytes),
     /// There will be no more.
     Close,
 }
 
 /// Why feeding a bundle stopped before its input was over.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Stopped {
     /// The caller dropped the bundle without closing it.
+    #[error("the bundle was abandoned before its input was complete")]
     Abandoned,
     /// The data stream ended.
+    #[error("the data stream ended before the bundle's input")]
     StreamEnded,
+    /// The caller named a timer family that the stage does not have.
+    #[error("the bundle was given timers of family {0}, which its stage does not have")]
+    UnknownFamily(usize),
 }
 
 /// The input side of one bundle.
 pub(crate) struct Input {
     instruction: String,
-    transform: String,
+    stage: Arc<Stage>,
     pushes: mpsc::UnboundedReceiver<Push>,
-    pending: VecDeque<Data>,
+    pending: VecDeque<Piece>,
     pending_bytes: usize,
     small: BytesMut,
     closed: bool,
 }
 
+/// Elements, or timers of a family, that travel together.
+enum Piece {
+    Data(Bytes),
+    Timers(usize, Bytes),
+}
+
+impl Piece {
+    fn len(&self) -> usize {
+        match self {
+            Piece::Data(bytes) | Piece::Timers(_, bytes) => bytes.len(),
+        }
+    }
+
+    fn is_data(&self) -> bool {
+        matches!(self, Piece::Data(_))
+    }
+}
+
 impl Input {
-    pub(crate) fn new(instruction: String, transform: String, pushes: mpsc::UnboundedReceiver<Push>) -> Input {
+    pub(crate) fn new(instruction: String, stage: Arc<Stage>, pushes: mpsc::UnboundedReceiver<Push>) -> Input {
         Input {
             instruction,
-            transform,
+            stage,
             pushes,
             pending: VecDeque::new(),
             pending_bytes: 0,
@@ -66,14 +100,19 @@ impl Input {
         Ok(())
     }
 
-    /// The whole input with its end, if all of it is here and no larger than `limit`.
+    /// The whole input with its end, if all of it is here, no larger than `limit`, and fit for one message.
     pub(crate) fn embeddable(&mut self, limit: usize) -> Option<Elements> {
-        (self.closed && self.pending_bytes <= limit.min(MESSAGE)).then(|| {
-            let end = self.end();
-            let mut elements = self.message();
-            elements.data.extend(end.data);
-            elements
-        })
+        if !self.closed || self.pending_bytes > limit.min(MESSAGE) {
+            return None;
+        }
+        self.flush_small();
+        let first_is_data = self.pending.front().is_none_or(Piece::is_data);
+        if self.pending.iter().any(|piece| piece.is_data() != first_is_data) {
+            return None;
+        }
+        let mut elements = self.message();
+        self.add_ends(&mut elements);
+        Some(elements)
     }
 
     /// Sends all of the input as it comes, and its end.
@@ -81,18 +120,19 @@ impl Input {
         loop {
             while !self.closed && self.pending_bytes < MESSAGE {
                 match self.pushes.try_recv() {
-                    Ok(push) => self.take_in(push),
+                    Ok(push) => self.take_in(push)?,
                     Err(mpsc::error::TryRecvError::Empty) => break,
                     Err(mpsc::error::TryRecvError::Disconnected) => return Err(Stopped::Abandoned),
                 }
             }
+            self.flush_small();
             loop {
                 let mut elements = self.message();
                 let is_last = self.closed && self.pending.is_empty();
                 if is_last {
-                    elements.data.extend(self.end().data);
+                    self.add_ends(&mut elements);
                 }
-                if !elements.data.is_empty() {
+                if !elements.data.is_empty() || !elements.timers.is_empty() {
                     stream.send(elements).await.map_err(|_| Stopped::StreamEnded)?;
                 }
                 if is_last {
@@ -106,26 +146,43 @@ impl Input {
         }
     }
 
-    /// The message that ends the input. By itself: Python reads no data beside the mark.
+    /// The message that ends the input.
     pub(crate) fn end(&self) -> Elements {
-        let end = Data {
+        let mut elements = Elements::default();
+        self.add_ends(&mut elements);
+        elements
+    }
+
+    /// Ends every stream of the stage. By themselves: Python reads nothing beside the mark.
+    fn add_ends(&self, elements: &mut Elements) {
+        elements.data.push(self.data(Bytes::new(), true));
+        elements.timers.extend((0..self.stage.timers.len()).map(|family| self.timers(family, Bytes::new(), true)));
+    }
+
+    fn data(&self, data: Bytes, is_last: bool) -> Data {
+        Data { instruction_id: self.instruction.clone(), transform_id: self.stage.input.clone(), data, is_last }
+    }
+
+    fn timers(&self, family: usize, timers: Bytes, is_last: bool) -> Timers {
+        let port = &self.stage.timers[family];
+        Timers {
             instruction_id: self.instruction.clone(),
-            transform_id: self.transform.clone(),
-            data: Bytes::new(),
-            is_last: true,
-        };
-        Elements { data: vec![end], timers: Vec::new() }
+            transform_id: port.transform.clone(),
+            timer_family_id: port.family.clone(),
+            timers,
+            is_last,
+        }
     }
 
     async fn receive(&mut self) -> Result<(), Stopped> {
         if !self.closed {
             let push = self.pushes.recv().await.ok_or(Stopped::Abandoned)?;
-            self.take_in(push);
+            self.take_in(push)?;
         }
         Ok(())
     }
 
-    fn take_in(&mut self, push: Push) {
+    fn take_in(&mut self, push: Push) -> Result<(), Stopped> {
         match push {
             Push::Close => self.closed = true,
             Push::Batch(batch) if batch.is_empty() => {}
@@ -136,42 +193,44 @@ impl Input {
             Push::Batch(batch) => {
                 self.flush_small();
                 self.pending_bytes += batch.data().len();
-                for piece in pieces(&batch, MESSAGE) {
-                    self.add(piece);
-                }
+                self.pending.extend(pieces(&batch, MESSAGE).into_iter().map(Piece::Data));
+            }
+            Push::Timers(family, _) if family >= self.stage.timers.len() => return Err(Stopped::UnknownFamily(family)),
+            Push::Timers(_, timers) if timers.is_empty() => {}
+            Push::Timers(family, timers) => {
+                self.flush_small();
+                self.pending_bytes += timers.len();
+                self.pending.push_back(Piece::Timers(family, timers));
             }
         }
+        Ok(())
     }
 
     fn flush_small(&mut self) {
         if !self.small.is_empty() {
             let small = self.small.split().freeze();
-            self.add(small);
+            self.pending.push_back(Piece::Data(small));
         }
     }
 
-    fn add(&mut self, data: Bytes) {
-        self.pending.push_back(Data {
-            instruction_id: self.instruction.clone(),
-            transform_id: self.transform.clone(),
-            data,
-            is_last: false,
-        });
-    }
-
-    /// The next message: about [`MESSAGE`] bytes of what is pending.
+    /// The next message: about [`MESSAGE`] bytes of what is pending, of one kind.
     fn message(&mut self) -> Elements {
-        self.flush_small();
+        let mut elements = Elements::default();
+        let Some(is_data) = self.pending.front().map(Piece::is_data) else { return elements };
         let mut bytes = 0;
-        let mut data = Vec::new();
         while let Some(next) = self.pending.front()
-            && (bytes == 0 || bytes + next.data.len() <= MESSAGE)
+            && next.is_data() == is_data
+            && (bytes == 0 || bytes + next.len() <= MESSAGE)
         {
-            bytes += next.data.len();
-            data.extend(self.pending.pop_front());
+            bytes += next.len();
+            match self.pending.pop_front() {
+                Some(Piece::Data(data)) => elements.data.push(self.data(data, false)),
+                Some(Piece::Timers(family, timers)) => elements.timers.push(self.timers(family, timers, false)),
+                None => {}
+            }
         }
         self.pending_bytes -= bytes;
-        Elements { data, timers: Vec::new() }
+        elements
     }
 }
 
@@ -197,6 +256,7 @@ mod tests {
     use ferrobeam_runner::time::Timestamp;
 
     use super::*;
+    use crate::stage::TimerPort;
 
     fn batch(elements: &[&[u8]]) -> Batch {
         let mut end = 0;
@@ -218,9 +278,14 @@ mod tests {
         assert_eq!(pieces(&whole, 1 << 20), [whole.data().clone()]);
     }
 
+    fn stage() -> Arc<Stage> {
+        let timer = |transform: &str, family: &str| TimerPort { transform: transform.into(), family: family.into() };
+        Arc::new(crate::tests::stage(vec![timer("t", "a"), timer("t", "b")]))
+    }
+
     async fn fed(pushes: Vec<Push>) -> (Result<(), Stopped>, Vec<Elements>) {
         let (push, receiver) = mpsc::unbounded_channel();
-        let mut input = Input::new("i:1".into(), "source".into(), receiver);
+        let mut input = Input::new("i:1".into(), stage(), receiver);
         for one in pushes {
             push.send(one).unwrap();
         }
@@ -271,8 +336,87 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn timers_of_no_family_are_refused() {
+        let (result, _) = fed(vec![Push::Timers(2, Bytes::new()), Push::Close]).await;
+        assert_eq!(result, Err(Stopped::UnknownFamily(2)));
+    }
+
+    #[tokio::test]
     async fn a_bundle_that_is_dropped_open_is_abandoned() {
         let (result, _) = fed(vec![Push::Batch(batch(&[b"a"]))]).await;
         assert_eq!(result, Err(Stopped::Abandoned));
+    }
+
+    /// Who is spoken to, what is said, and whether it is the end: `a`, `b` are timer families, `-` is data.
+    fn said(message: &Elements) -> Vec<(String, Vec<u8>, bool)> {
+        let data = message.data.iter().map(|data| ("-".to_owned(), data.data.to_vec(), data.is_last));
+        let timers = message.timers.iter();
+        data.chain(timers.map(|timers| (timers.timer_family_id.clone(), timers.timers.to_vec(), timers.is_last)))
+            .collect()
+    }
+
+    fn ends() -> Vec<(String, Vec<u8>, bool)> {
+        ["-", "a", "b"].map(|name| (name.to_owned(), vec![], true)).into()
+    }
+
+    fn says(name: &str, bytes: &[u8]) -> (String, Vec<u8>, bool) {
+        (name.to_owned(), bytes.to_vec(), false)
+    }
+
+    #[tokio::test]
+    async fn data_and_timers_keep_their_order_and_every_stream_is_ended() {
+        let timers = |family, bytes| Push::Timers(family, Bytes::from_static(bytes));
+        let (result, messages) = fed(vec![
+            Push::Batch(batch(&[b"x"])),
+            timers(1, b"one"),
+            timers(0, b"two"),
+            timers(1, b"three"),
+            timers(0, b""),
+            Push::Batch(batch(&[b"y"])),
+            Push::Close,
+        ])
+        .await;
+        assert_eq!(result, Ok(()));
+        let [first, second, third] = &messages[..] else { panic!("{messages:?}") };
+        assert_eq!(said(first), [says("-", b"x")]);
+        assert_eq!(said(second), [says("b", b"one"), says("a", b"two"), says("b", b"three")]);
+        assert_eq!(said(third), [vec![says("-", b"y")], ends()].concat());
+
+        let (_, messages) = fed(vec![timers(0, b"only"), Push::Close]).await;
+        let [message] = &messages[..] else { panic!("{messages:?}") };
+        let mut expected = ends();
+        expected.insert(1, says("a", b"only"));
+        assert_eq!(said(message), expected);
+
+        let (_, messages) = fed(vec![Push::Close]).await;
+        let [message] = &messages[..] else { panic!("{messages:?}") };
+        assert_eq!(said(message), ends());
+    }
+
+    async fn embedded(pushes: Vec<Push>) -> Option<Elements> {
+        let (push, receiver) = mpsc::unbounded_channel();
+        let mut input = Input::new("i:1".into(), stage(), receiver);
+        for one in pushes {
+            push.send(one).unwrap();
+        }
+        input.begin(Some(100)).await.unwrap();
+        input.embeddable(100)
+    }
+
+    #[tokio::test]
+    async fn what_fits_one_message_can_be_embedded() {
+        let timers = |family| Push::Timers(family, Bytes::from_static(b"t"));
+        let element = || Push::Batch(batch(&[b"x"]));
+        let elements = embedded(vec![timers(1), timers(0), Push::Close]).await.unwrap();
+        let mut expected = ends();
+        expected.splice(1..1, [says("b", b"t"), says("a", b"t")]);
+        assert_eq!(said(&elements), expected);
+        let elements = embedded(vec![element(), element(), Push::Close]).await.unwrap();
+        assert_eq!(said(&elements), [vec![says("-", b"xx")], ends()].concat());
+        assert_eq!(said(&embedded(vec![Push::Close]).await.unwrap()), ends());
+
+        assert_eq!(embedded(vec![element(), timers(0), Push::Close]).await, None);
+        assert_eq!(embedded(vec![timers(0), element(), Push::Close]).await, None);
+        assert_eq!(embedded(vec![Push::Batch(batch(&[&[1; 101]])), Push::Close]).await, None);
     }
 }

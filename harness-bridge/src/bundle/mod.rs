@@ -10,6 +10,7 @@
 //! background, and its outcome ignored.
 
 mod exchange;
+mod in_order;
 mod input;
 mod run;
 
@@ -21,7 +22,7 @@ use ferrobeam_runner::executor::{Bundle, BundleDone, BundleError, Completion, Fa
 use ferrobeam_runner::plan::StageId;
 use tokio::sync::mpsc;
 
-pub(crate) use exchange::Exchange;
+pub(crate) use exchange::{Exchange, Failure};
 
 use crate::shared::Shared;
 use input::Push;
@@ -72,7 +73,9 @@ impl Bundle for Open {
         let _ = self.pushes.send(Push::Batch(batch));
     }
 
-    fn push_timers(&mut self, _family: usize, _timers: Bytes) {}
+    fn push_timers(&mut self, family: usize, timers: Bytes) {
+        let _ = self.pushes.send(Push::Timers(family, timers));
+    }
 
     fn split(&mut self, _fraction: f64) {}
 

@@ -70,9 +70,9 @@ impl Opened {
         let lease = pool.lease().await.map_err(|error| error.to_bundle_error())?;
         let harness = lease.harness().clone();
         let instruction = harness.next_instruction();
-        let mut input = Input::new(instruction.clone(), stage.input.clone(), pushes);
+        let mut input = Input::new(instruction.clone(), stage.clone(), pushes);
         let embed = harness.takes_embedded_elements.then_some(EMBEDDED);
-        input.begin(embed).await.map_err(|_| abandoned(&stage))?;
+        input.begin(embed).await.map_err(|stopped| not_fed(&stage, &stopped))?;
         let elements = embed.and_then(|limit| input.embeddable(limit));
         let input_ended = elements.is_some();
 
@@ -97,7 +97,7 @@ impl Asked {
     async fn finish(&mut self) -> Result<BundleDone, BundleError> {
         let response = self.respond().await?;
         let response = self.accept(response)?;
-        let outputs = tokio::select! {
+        let (outputs, timers) = tokio::select! {
             outputs = self.exchange.outputs() => outputs.map_err(|failure| self.unusable(failure))?,
             reason = self.harness().over() => return Err(self.lost(&reason)),
         };
@@ -111,7 +111,7 @@ impl Asked {
                 as Arc<dyn Finalizer>
         });
         self.harness().prove();
-        Ok(BundleDone { outputs, residuals, timers: Vec::new(), metrics, requires_finalization })
+        Ok(BundleDone { outputs, residuals, timers, metrics, requires_finalization })
     }
 
     /// Feeds the input until the harness responded.
@@ -135,11 +135,11 @@ impl Asked {
                 failure = self.exchange.failed() => return Err(self.unusable(failure)),
                 fed = feed => match fed {
                     Ok(()) => self.input_ended = true,
-                    Err(Stopped::Abandoned) => return Err(abandoned(&self.stage)),
                     Err(Stopped::StreamEnded) => {
                         harness.disconnected("its data stream ended while a bundle was being sent");
                         return Err(self.lost(&harness.over().await));
                     }
+                    Err(stopped) => return Err(not_fed(&self.stage, &stopped)),
                 },
             }
         }
@@ -243,8 +243,9 @@ fn failed(stage: &Stage, fault: Fault, retry: bool, message: String) -> BundleEr
     BundleError { fault, retry, message, environment: Some(stage.environment) }
 }
 
-fn abandoned(stage: &Stage) -> BundleError {
-    failed(stage, Fault::Runner, false, "the bundle was abandoned before its input was complete".into())
+/// The input ended before its end.
+fn not_fed(stage: &Stage, stopped: &Stopped) -> BundleError {
+    failed(stage, Fault::Runner, false, stopped.to_string())
 }
 
 /// Milliseconds, rounded down, within what a timestamp can be.

@@ -85,10 +85,8 @@ async fn take(harness: &Arc<Harness>, elements: Elements) -> Result<(), String> 
     }
     for timers in elements.timers {
         match harness.lookup(&timers.instruction_id) {
-            Lookup::Open(exchange) if !timers.timers.is_empty() => {
-                exchange.accept_timers(&timers.transform_id, &timers.timer_family_id);
-            }
-            Lookup::Open(_) | Lookup::Finished => {}
+            Lookup::Open(exchange) => exchange.accept_timers(timers),
+            Lookup::Finished => {}
             Lookup::Unknown => return Err(unknown(&timers.instruction_id)),
         }
     }

@@ -1,8 +1,9 @@
 //! `BeamFnState`: what user code reads besides its input.
 //!
-//! Requests of one stream are answered as they get ready, not in order: SDKs match responses by id. Most are answered
-//! from memory in microseconds, right where they arrive; once an answer took long, the next ones go to threads that
-//! may block, until they are quick again.
+//! The requests of a bundle are carried out in the order in which they came, because SDKs do not wait for the response
+//! to a `clear` before they send the `append` that goes with it. Bundles do not wait for each other. Most requests take
+//! microseconds and are answered right where they arrive; once one took long, the next ones go to threads that may
+//! block, one for each bundle, until they are quick again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use ferrobeam_proto::fn_execution::state_response::Response as Answer;
 use ferrobeam_proto::fn_execution::{
     StateAppendResponse, StateClearResponse, StateGetResponse, StateRequest, StateResponse,
 };
-use ferrobeam_runner::executor::StateError;
+use ferrobeam_runner::executor::{Fault, StateError};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::spawn_blocking;
 use tokio_stream::StreamExt;
@@ -23,7 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Outbound;
-use crate::bundle::Exchange;
+use crate::bundle::{Exchange, Failure};
 use crate::harness::{Harness, Lookup, StreamKind};
 use crate::shared::Shared;
 use crate::state_key;
@@ -94,7 +95,8 @@ async fn read(
                 return why;
             }
         };
-        if !slow.load(Ordering::Relaxed) {
+        // While earlier requests of the bundle wait for a thread, this one waits behind them.
+        if !slow.load(Ordering::Relaxed) && exchange.requests.is_idle() {
             let answer = timed(&exchange, request, &slow);
             if answers.send(answer).await.is_err() {
                 return "it stopped reading its state stream while bundles ran".into();
@@ -102,19 +104,27 @@ async fn read(
             continue;
         }
         let Ok(permit) = permits.clone().acquire_owned().await else { return "its state stream was closed".into() };
-        let (answers, slow) = (answers.clone(), slow.clone());
-        let id = request.id.clone();
-        shared.tasks.spawn(async move {
-            let answered = spawn_blocking(move || timed(&exchange, request, &slow)).await;
-            let answer = answered.unwrap_or_else(|error| StateResponse {
-                id,
-                error: format!("the runner failed to answer: {error}"),
-                response: None,
+        if exchange.requests.add((request, permit)) {
+            let (answers, slow) = (answers.clone(), slow.clone());
+            shared.tasks.spawn(async move {
+                // A failure to run means a panic, and the bundle then waits for an answer: it must not wait for ever.
+                let waiting = exchange.clone();
+                if let Err(error) = spawn_blocking(move || answer_all(&exchange, &answers, &slow)).await {
+                    let message = format!("the runner failed to answer a state request: {error}");
+                    waiting.fail(Failure { fault: Fault::Runner, message });
+                }
             });
-            // If nobody reads any more, the stream's end has been or will be noticed.
-            let _ = answers.send(answer).await;
-            drop(permit);
-        });
+        }
+    }
+}
+
+/// Answers what waits in the bundle's queue until it is empty. Blocks.
+fn answer_all(exchange: &Exchange, answers: &mpsc::Sender<StateResponse>, slow: &AtomicBool) {
+    while let Some((request, permit)) = exchange.requests.next() {
+        let answer = timed(exchange, request, slow);
+        // If nobody reads any more, the stream's end has been or will be noticed.
+        let _ = answers.blocking_send(answer);
+        drop(permit);
     }
 }
 
@@ -146,7 +156,7 @@ fn answer(exchange: &Exchange, request: StateRequest) -> Result<Answer, StateErr
             Ok(Answer::Append(StateAppendResponse {}))
         }
         Some(Asked::Clear(_)) => {
-            exchange.state.clear(&key)?;
+            exchange.state.clear(&state_key::cleared(key))?;
             Ok(Answer::Clear(StateClearResponse {}))
         }
         None => Err(StateError::Unsupported("a state request of a kind that this runner does not know".into())),

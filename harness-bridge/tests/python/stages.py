@@ -1,7 +1,8 @@
 """Writes bundle descriptors of small stages, made from pipelines of Beam's Python SDK, into a folder.
 
-Each stage reads and writes byte strings in the global window, between transforms named `source` and `sink`; a side
-input has the local name written into its file of side inputs.
+Each stage writes byte strings in the global window, between transforms named `source` and `sink`; it reads byte
+strings, or pairs of them if it has state or timers. A side input has the local name written into its file of side
+inputs, a timer family the id written into its file of timers.
 """
 
 import os
@@ -10,10 +11,13 @@ import sys
 import time
 
 import apache_beam as beam
+from apache_beam.coders import BytesCoder
 from apache_beam.metrics import Metrics
 from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.portability.api import beam_runner_api_pb2
+from apache_beam.transforms import userstate
+from apache_beam.utils.timestamp import Timestamp
 
 
 def upper(element):
@@ -65,6 +69,44 @@ def log(element):
   return element
 
 
+class Remember(beam.DoFn):
+  """Keeps what comes until a timer is fired; has another family that it clears and that never fires."""
+  SEEN = userstate.BagStateSpec('seen', BytesCoder())
+  TIMES = userstate.OrderedListStateSpec('times', BytesCoder())
+  FIRE = userstate.TimerSpec('fire', userstate.TimeDomain.WATERMARK)
+  OTHER = userstate.TimerSpec('other', userstate.TimeDomain.REAL_TIME)
+
+  def process(
+      self,
+      element,
+      seen=beam.DoFn.StateParam(SEEN),
+      times=beam.DoFn.StateParam(TIMES),
+      fire=beam.DoFn.TimerParam(FIRE),
+      other=beam.DoFn.TimerParam(OTHER)):
+    _, value = element
+    if value == b'forget':
+      seen.clear()
+      times.clear_range(Timestamp(micros=1), Timestamp(micros=2))
+    seen.add(value)
+    times.add((Timestamp(micros=len(value)), value))
+    fire.set(Timestamp(7), dynamic_timer_tag='tag')
+    other.clear()
+
+  @userstate.on_timer(FIRE)
+  def fire(
+      self,
+      key=beam.DoFn.KeyParam,
+      tag=beam.DoFn.DynamicTimerTagParam,
+      seen=beam.DoFn.StateParam(SEEN),
+      times=beam.DoFn.StateParam(TIMES)):
+    in_order = (value for _, value in times.read())
+    yield b' '.join([key, tag.encode(), b','.join(sorted(seen.read())), b','.join(in_order)])
+
+  @userstate.on_timer(OTHER)
+  def other(self):
+    raise ValueError('nobody fires this')
+
+
 def stages(root):
   yield 'upper', beam.Map(upper)
   yield 'fail', beam.Map(fail)
@@ -74,6 +116,8 @@ def stages(root):
   yield 'grow', beam.FlatMap(grow)
   yield 'wait', beam.Map(wait_for_file)
   yield 'log', beam.Map(log)
+  pairs = root | 'pairs' >> beam.Map(lambda x: (x, x)).with_output_types(tuple[bytes, bytes])
+  yield 'remember', beam.ParDo(Remember()), pairs
   side = root | 'side' >> beam.Map(lambda x: x).with_output_types(bytes)
   yield 'join', beam.Map(
       lambda element, rest: element + b':' + b','.join(rest), rest=beam.pvalue.AsIter(side))
@@ -115,7 +159,7 @@ def describe(proto, step):
   for kind in ('windowing_strategies', 'coders', 'environments'):
     for id, value in getattr(components, kind).items():
       getattr(descriptor, kind)[id].CopyFrom(value)
-  return descriptor, sorted(payload.side_inputs)
+  return descriptor, sorted(payload.side_inputs), sorted(payload.timer_family_specs)
 
 
 def main(folder):
@@ -123,17 +167,19 @@ def main(folder):
   root = pipeline | beam.Impulse()
   root.element_type = bytes
   names = []
-  for name, transform in stages(root):
+  for name, transform, *read in stages(root):
     # `_` keeps a name from being another's beginning.
-    _ = root | f'_{name}_' >> transform.with_output_types(bytes)
+    _ = (read[0] if read else root) | f'_{name}_' >> transform.with_output_types(bytes)
     names.append(name)
   proto = pipeline.to_runner_api()
   for name in names:
-    descriptor, side_inputs = describe(proto, f'_{name}_')
+    descriptor, side_inputs, timers = describe(proto, f'_{name}_')
     with open(os.path.join(folder, name + '.descriptor'), 'wb') as file:
       file.write(descriptor.SerializeToString())
     with open(os.path.join(folder, name + '.side_inputs'), 'w') as file:
       file.write('\n'.join(side_inputs))
+    with open(os.path.join(folder, name + '.timers'), 'w') as file:
+      file.write('\n'.join(timers))
 
 
 if __name__ == '__main__':

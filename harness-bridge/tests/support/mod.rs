@@ -1,7 +1,9 @@
 //! What the integration tests share: a plan of one environment, bundles of byte strings, and sinks that remember.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -13,14 +15,15 @@ use ferrobeam_proto::pipeline::{
 };
 use ferrobeam_proto::urns::standard_environments::{EXTERNAL, PROCESS};
 use ferrobeam_runner::element::{
-    BatchBuilder, ElementCoder, Outputs, PANE_NO_FIRING, WireCoder, encode_windowed_value, put_varint,
+    BatchBuilder, ElementCoder, Outputs, PANE_NO_FIRING, WireCoder, encode_windowed_value, get_varint, put_varint,
 };
 use ferrobeam_runner::executor::{
-    Bundle, BundleDone, BundleError, OpenBundle, StateError, StateKey, StatePage, StateServer,
+    Bundle, BundleDone, BundleError, CellPart, OpenBundle, StateError, StateKey, StatePage, StateServer,
 };
 use ferrobeam_runner::memory::Budget;
 use ferrobeam_runner::plan::{
-    Access, CollectionId, EnvironmentId, Plan, Port, SideInput, Stage, StageId, WindowMapping,
+    Access, CollectionId, EnvironmentId, Keyed, Plan, Port, SideInput, Stage, StageId, TimeDomain, TimerFamily,
+    WindowMapping,
 };
 use ferrobeam_runner::time::Timestamp;
 use ferrobeam_runner::windowing::WindowCoder;
@@ -83,6 +86,7 @@ pub struct TestStage {
     pub name: String,
     pub descriptor: Vec<u8>,
     pub side_inputs: Vec<String>,
+    pub timers: Vec<String>,
 }
 
 /// A plan whose stages all run in `environment`, from `source` to `sink`.
@@ -108,7 +112,11 @@ pub fn plan(environment: &Environment, stages: Vec<TestStage>) -> Plan {
         name: stage.name,
         splittable: false,
         merges_windows: false,
-        keyed: None,
+        keyed: (!stage.timers.is_empty()).then(|| Keyed {
+            states: vec![],
+            timers: stage.timers.into_iter().map(timer_family).collect(),
+            time_sorted: false,
+        }),
         truncate: None,
         finalizes: false,
     });
@@ -120,6 +128,17 @@ pub fn plan(environment: &Environment, stages: Vec<TestStage>) -> Plan {
             name: "python".into(),
             proto: environment.encode_to_vec().into(),
         }],
+    }
+}
+
+fn timer_family(family: String) -> TimerFamily {
+    TimerFamily {
+        transform: "step".into(),
+        family,
+        domain: TimeDomain::EventTime,
+        key: WireCoder::Prefixed,
+        window: WindowCoder::Global,
+        on_window_expiration: false,
     }
 }
 
@@ -180,6 +199,121 @@ impl StateServer for SideInputs {
     fn clear(&self, key: &StateKey) -> Result<(), StateError> {
         Err(StateError::Unsupported(format!("clear {key:?}")))
     }
+}
+
+/// Keeps the state of user code: whatever was appended, ordered lists by sort key.
+#[derive(Default)]
+pub struct Cells {
+    bags: Mutex<HashMap<StateKey, Vec<u8>>>,
+    lists: Mutex<BTreeMap<(Bytes, i64), Vec<u8>>>,
+    pub asked: AtomicUsize,
+}
+
+impl StateServer for Cells {
+    fn get(&self, key: &StateKey, _: &[u8]) -> Result<StatePage, StateError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let data = match key {
+            StateKey::User { key, part: CellPart::OrderedRange { start, end }, .. } => {
+                let lists = self.lists.lock().unwrap();
+                let range = lists.range((key.clone(), *start)..(key.clone(), *end));
+                range.flat_map(|(_, entries)| entries.clone()).collect()
+            }
+            key => self.bags.lock().unwrap().get(key).cloned().unwrap_or_default(),
+        };
+        Ok(StatePage { data: Bytes::from(data), continuation: Bytes::new() })
+    }
+
+    fn append(&self, key: &StateKey, data: Bytes) -> Result<(), StateError> {
+        let StateKey::User { key, part: CellPart::OrderedRange { .. }, .. } = key else {
+            self.bags.lock().unwrap().entry(key.clone()).or_default().extend_from_slice(&data);
+            return Ok(());
+        };
+        let mut rest = &data[..];
+        while !rest.is_empty() {
+            let (sort, at) = get_varint(rest).unwrap();
+            let (length, prefix) = get_varint(&rest[at..]).unwrap();
+            let entry = at + prefix + length as usize;
+            self.lists.lock().unwrap().entry((key.clone(), sort as i64)).or_default().extend_from_slice(&rest[..entry]);
+            rest = &rest[entry..];
+        }
+        Ok(())
+    }
+
+    fn clear(&self, key: &StateKey) -> Result<(), StateError> {
+        match key {
+            StateKey::User { key, part: CellPart::OrderedRange { start, end }, .. } => {
+                let range = (key.clone(), *start)..(key.clone(), *end);
+                self.lists.lock().unwrap().retain(|sort, _| !range.contains(sort));
+            }
+            key => drop(self.bags.lock().unwrap().remove(key)),
+        }
+        Ok(())
+    }
+}
+
+/// A timer of a test, in the global window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timer {
+    pub key: Vec<u8>,
+    pub tag: Vec<u8>,
+    /// `None`: cleared.
+    pub fires: Option<i64>,
+}
+
+impl Timer {
+    pub fn encode(&self) -> Bytes {
+        let mut encoded = [prefixed(&self.key), prefixed(&self.tag), 1u32.to_be_bytes().to_vec()].concat();
+        match self.fires {
+            None => encoded.push(1),
+            Some(at) => {
+                encoded.push(0);
+                for _ in 0..2 {
+                    encoded.extend((at as u64 ^ (1 << 63)).to_be_bytes());
+                }
+                encoded.extend(PANE_NO_FIRING);
+            }
+        }
+        encoded.into()
+    }
+
+    /// Reads the timers of a family.
+    pub fn read(mut encoded: &[u8]) -> Vec<Timer> {
+        fn take<'a>(encoded: &mut &'a [u8], length: usize) -> &'a [u8] {
+            let (taken, rest) = encoded.split_at(length);
+            *encoded = rest;
+            taken
+        }
+        fn text(encoded: &mut &[u8]) -> Vec<u8> {
+            let (length, prefix) = get_varint(encoded).unwrap();
+            take(encoded, prefix);
+            take(encoded, length as usize).to_vec()
+        }
+        let mut timers = Vec::new();
+        while !encoded.is_empty() {
+            let (key, tag) = (text(&mut encoded), text(&mut encoded));
+            assert_eq!(take(&mut encoded, 4), [0, 0, 0, 1], "one window, which has no bytes");
+            let cleared = take(&mut encoded, 1) == [1];
+            let fires = (!cleared).then(|| {
+                let at = u64::from_be_bytes(take(&mut encoded, 8).try_into().unwrap());
+                take(&mut encoded, 8 + 1);
+                (at ^ (1 << 63)) as i64
+            });
+            timers.push(Timer { key, tag, fires });
+        }
+        timers
+    }
+}
+
+/// Pushes pairs of byte strings.
+pub fn push_pairs(bundle: &mut dyn Bundle, pairs: &[(&[u8], &[u8])]) {
+    let mut builder = BatchBuilder::new();
+    for (key, value) in pairs {
+        let mut encoded = Vec::new();
+        let pair = [prefixed(key), prefixed(value)].concat();
+        encode_windowed_value(&mut encoded, Timestamp(0), &[&[]], PANE_NO_FIRING, &pair);
+        builder.push(&encoded, Timestamp(0));
+    }
+    bundle.push(builder.finish());
 }
 
 fn prefixed(value: &[u8]) -> Vec<u8> {
@@ -248,7 +382,7 @@ pub fn emitted(done: BundleDone) -> Vec<Vec<u8>> {
         while let Some(batch) = queue.pop().unwrap() {
             for element in batch.elements() {
                 let value = coder.parse(element).unwrap().value;
-                let (length, prefix) = ferrobeam_runner::element::get_varint(value).unwrap();
+                let (length, prefix) = get_varint(value).unwrap();
                 assert_eq!(value.len(), length as usize + prefix);
                 values.push(value[prefix..].to_vec());
             }
