@@ -1,8 +1,9 @@
 """One lane of a Python suite: runs the tests it is told to, one at a time, in this process.
 
-    lane.py --list MODULE               prints the name of every test of MODULE
-    lane.py MODULE SECONDS              reads a name a line from stdin, answers each with a JSON line on stdout
+    lane.py --list [--unskip] MODULE       prints the name of every test of MODULE
+    lane.py [--unskip] MODULE SECONDS      reads a name a line from stdin, answers each with a JSON line on stdout
 
+With --unskip the tests are those that are marked to be skipped, and they are run.
 What a test prints goes to stderr, so stdout carries answers only. A test that outlives SECONDS has the stacks of all
 its threads written to stderr; it is the reader of the answers who ends the process, because Python cannot.
 """
@@ -47,17 +48,28 @@ class Record(unittest.TestResult):
     self.verdict = 'PASS'
 
 
-def names(module):
+def names(module, skipped_only):
   for name, cls in sorted(vars(module).items()):
     if isinstance(cls, type) and issubclass(cls, unittest.TestCase) and cls.__module__ == module.__name__:
       for method in unittest.defaultTestLoader.getTestCaseNames(cls):
-        yield '%s.%s' % (name, method)
+        if not skipped_only or getattr(getattr(cls, method), '__unittest_skip__', False):
+          yield '%s.%s' % (name, method)
 
 
-def run(module, name):
+def unskipped(cls, method):
+  """The test as it was before it was marked to be skipped."""
+  marked = getattr(cls, method)
+  original = getattr(marked, '__wrapped__', marked)
+  original.__unittest_skip__ = False
+  setattr(cls, method, original)
+  return cls(method)
+
+
+def run(module, name, unskip):
   cls, method = name.split('.')
   record = Record()
-  unittest.TestSuite([getattr(module, cls)(method)]).run(record)
+  cls = getattr(module, cls)
+  unittest.TestSuite([unskipped(cls, method) if unskip else cls(method)]).run(record)
   return record
 
 
@@ -65,8 +77,10 @@ def main(argv):
   sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
   answers = os.fdopen(os.dup(1), 'w', buffering=1)
   os.dup2(2, 1)
-  if argv[0] == '--list':
-    for name in names(importlib.import_module(argv[1])):
+  listing, unskip = ('--list' in argv), ('--unskip' in argv)
+  argv = [word for word in argv if not word.startswith('--')]
+  if listing:
+    for name in names(importlib.import_module(argv[0]), unskip):
       print(name, file=answers)
     return
   module, seconds = importlib.import_module(argv[0]), float(argv[1])
@@ -76,7 +90,7 @@ def main(argv):
     print('=== %s' % name, file=sys.stderr, flush=True)
     faulthandler.dump_traceback_later(seconds)
     start = time.monotonic()
-    record = run(module, name)
+    record = run(module, name, unskip)
     faulthandler.cancel_dump_traceback_later()
     answer = {
         'name': name, 'verdict': record.verdict, 'ms': int(1000 * (time.monotonic() - start)), 'why': record.why[:2000]

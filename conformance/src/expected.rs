@@ -6,24 +6,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::report::{Outcome, Verdict};
+use crate::report::{Complaint, Outcome, Verdict};
 use crate::suites::Suite;
-
-/// How a run differs from a suite's list.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Difference {
-    /// Listed as passing, and did not pass (or no longer exist).
-    pub lost: Vec<String>,
-    /// Passed, and not listed.
-    pub gained: Vec<String>,
-}
-
-impl Difference {
-    /// Whether the run agrees with the list.
-    pub fn is_empty(&self) -> bool {
-        self.lost.is_empty() && self.gained.is_empty()
-    }
-}
 
 fn path(suite: Suite) -> PathBuf {
     crate::suites::source_dir().join("expected").join(format!("{}.txt", suite.name()))
@@ -40,18 +24,54 @@ pub fn listed(suite: Suite) -> Result<BTreeSet<String>> {
     Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
-/// Compares the outcomes of a suite with its list. `selected` says whether a listed test was meant to run at all.
-pub fn compare(listed: &BTreeSet<String>, outcomes: &[&Outcome], selected: impl Fn(&str) -> bool) -> Difference {
-    let passed: BTreeSet<&str> =
-        outcomes.iter().filter(|o| o.verdict == Verdict::Pass).map(|o| o.name.as_str()).collect();
-    Difference {
-        lost: listed.iter().filter(|name| selected(name) && !passed.contains(name.as_str())).cloned().collect(),
-        gained: passed.iter().filter(|name| !listed.contains(**name)).map(|name| (*name).to_owned()).collect(),
+/// Compares a suite with its list, test by test as they end.
+pub struct Watch {
+    suite: Suite,
+    listed: BTreeSet<String>,
+    seen: BTreeSet<String>,
+    differences: usize,
+}
+
+impl Watch {
+    /// Watches for the checked-in list of the suite.
+    pub fn new(suite: Suite) -> Result<Self> {
+        Ok(Self::for_list(suite, listed(suite)?))
+    }
+
+    fn for_list(suite: Suite, listed: BTreeSet<String>) -> Self {
+        Self { suite, listed, seen: BTreeSet::new(), differences: 0 }
+    }
+
+    /// What is wrong about this outcome; nothing when it is as listed.
+    pub fn see(&mut self, outcome: &Outcome) -> Option<Complaint> {
+        self.seen.insert(outcome.name.clone());
+        let what = match (self.listed.contains(&outcome.name), outcome.verdict) {
+            (true, Verdict::Pass) | (false, Verdict::Fail | Verdict::Hang | Verdict::Skip) => return None,
+            (true, _) => "is listed as passing and does not pass",
+            (false, Verdict::Pass) => "passes and is not listed",
+        };
+        self.differences += 1;
+        Some(Complaint::new(format!("{} {what}", outcome.line_without_reason()), outcome.why.clone()))
+    }
+
+    /// Whether all that was seen is as listed.
+    pub fn well(&self) -> bool {
+        self.differences == 0
+    }
+
+    /// The listed tests that were meant to run and are no tests of the suite any more.
+    pub fn unseen(&self, selected: impl Fn(&str) -> bool) -> Vec<Complaint> {
+        let gone = self.listed.difference(&self.seen).filter(|name| selected(name));
+        gone.map(|name| {
+            let what = format!("{} {name} is listed as passing and does not exist", self.suite.name());
+            Complaint::new(what, "")
+        })
+        .collect()
     }
 }
 
 /// Rewrites the suite's list: of the tests that were selected, those that passed; the others keep their place.
-pub fn bless(suite: Suite, outcomes: &[&Outcome], selected: impl Fn(&str) -> bool) -> Result<usize> {
+pub fn bless(suite: Suite, outcomes: &[Outcome], selected: impl Fn(&str) -> bool) -> Result<usize> {
     let mut names = listed(suite)?;
     names.retain(|name| !selected(name));
     names.extend(outcomes.iter().filter(|o| o.verdict == Verdict::Pass).map(|o| o.name.clone()));
@@ -72,26 +92,40 @@ mod tests {
     use super::*;
 
     fn outcome(name: &str, verdict: Verdict) -> Outcome {
-        Outcome { suite: Suite::Python, name: name.into(), verdict, took: Duration::ZERO, why: String::new() }
+        Outcome { suite: Suite::Python, name: name.into(), verdict, took: Duration::ZERO, why: "boom".into() }
+    }
+
+    fn watch(listed: &[&str]) -> Watch {
+        Watch::for_list(Suite::Python, listed.iter().map(|name| (*name).to_owned()).collect())
     }
 
     #[test]
-    fn differences_go_both_ways() {
-        let listed = ["a", "b", "gone", "other"].map(str::to_owned).into();
-        let outcomes = [
-            outcome("a", Verdict::Pass),
-            outcome("b", Verdict::Hang),
-            outcome("new", Verdict::Pass),
-            outcome("bad", Verdict::Fail),
-        ];
-        let difference = compare(&listed, &outcomes.iter().collect::<Vec<_>>(), |name| name != "other");
-        assert_eq!(difference, Difference { lost: vec!["b".into(), "gone".into()], gained: vec!["new".into()] });
+    fn differences_go_both_ways_and_tell_the_reason() {
+        let mut watch = watch(&["a", "b", "gone", "other"]);
+        let seen = [("a", Verdict::Pass), ("b", Verdict::Hang), ("new", Verdict::Pass), ("bad", Verdict::Fail)];
+        let complaints: Vec<String> = seen
+            .iter()
+            .filter_map(|(name, verdict)| watch.see(&outcome(name, *verdict)))
+            .map(|c| c.to_string())
+            .collect();
+        assert_eq!(
+            complaints,
+            [
+                "HANG python b 0.0 s is listed as passing and does not pass: boom",
+                "PASS python new 0.0 s passes and is not listed: boom"
+            ]
+        );
+        assert!(!watch.well());
+        let gone: Vec<String> = watch.unseen(|name| name != "other").iter().map(Complaint::to_string).collect();
+        assert_eq!(gone, ["python gone is listed as passing and does not exist"]);
     }
 
     #[test]
     fn a_run_as_listed_has_no_difference() {
-        let listed = ["a"].map(str::to_owned).into();
-        let outcomes = [outcome("a", Verdict::Pass), outcome("b", Verdict::Fail), outcome("c", Verdict::Skip)];
-        assert!(compare(&listed, &outcomes.iter().collect::<Vec<_>>(), |_| true).is_empty());
+        let mut watch = watch(&["a"]);
+        for (name, verdict) in [("a", Verdict::Pass), ("b", Verdict::Fail), ("c", Verdict::Skip)] {
+            assert!(watch.see(&outcome(name, verdict)).is_none());
+        }
+        assert!(watch.well() && watch.unseen(|_| true).is_empty());
     }
 }

@@ -26,7 +26,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let well = match Arguments::parse().command {
-        Command::Run(options) => run::run(&options).map(|report| report.complaints.is_empty()),
+        Command::Run(options) => run::run(&options).map(|report| {
+            println!("{}", report.end());
+            report.complaints.is_empty()
+        }),
         Command::Clients(options) => clients::run(&options),
         Command::Memory(options) => memory::run(&options),
     };

@@ -1,6 +1,7 @@
 //! What became of each test, and the tables made of it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -23,6 +24,9 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Every verdict.
+    pub const ALL: [Self; 4] = [Self::Pass, Self::Fail, Self::Skip, Self::Hang];
+
     /// The word printed for it.
     pub fn word(self) -> &'static str {
         match self {
@@ -52,14 +56,57 @@ pub struct Outcome {
 impl Outcome {
     /// The line printed when the test ends: verdict, suite, name, time and the start of the error.
     pub fn line(&self) -> String {
-        let mut line =
-            format!("{} {} {} {:.1} s", self.verdict.word(), self.suite.name(), self.name, self.took.as_secs_f64());
-        let why = self.why.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut line = self.line_without_reason();
+        let why = start_of(&self.why, 240);
         if !why.is_empty() {
             line.push_str(": ");
-            line.extend(why.chars().take(240));
+            line.push_str(&why);
         }
         line
+    }
+
+    /// The same without the error.
+    pub fn line_without_reason(&self) -> String {
+        format!("{} {} {} {:.1} s", self.verdict.word(), self.suite.name(), self.name, self.took.as_secs_f64())
+    }
+
+    /// The line printed for a test that came to what its list says: known failures are told short, so that what is
+    /// wrong stands out.
+    pub fn as_listed(&self) -> String {
+        match self.verdict {
+            Verdict::Pass => self.line_without_reason(),
+            Verdict::Skip => self.line(),
+            Verdict::Fail | Verdict::Hang => format!("{}, as listed", self.line_without_reason()),
+        }
+    }
+}
+
+/// The text on one line, and no more of it than `limit` characters.
+fn start_of(text: &str, limit: usize) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(limit).collect()
+}
+
+/// Something that makes a run a failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// What is wrong.
+    pub what: String,
+    /// Why, as far as it is known: an error, as whoever raised it put it.
+    pub why: String,
+}
+
+impl Complaint {
+    /// A complaint; `why` may be empty.
+    pub fn new(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { what: what.into(), why: why.into() }
+    }
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        let why = start_of(&self.why, 600);
+        if why.is_empty() { Ok(()) } else { write!(f, ": {why}") }
     }
 }
 
@@ -164,6 +211,8 @@ mod tests {
     #[test]
     fn the_line_of_a_test_is_one_line() {
         assert_eq!(outcome("A", Verdict::Fail).line(), "FAIL go A 1.5 s: one two");
+        assert_eq!(outcome("A", Verdict::Fail).as_listed(), "FAIL go A 1.5 s, as listed");
+        assert_eq!(Complaint::new("A is wrong", "one\n  two").to_string(), "A is wrong: one two");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A run of some suites against one endpoint, from first to last line.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -10,10 +10,12 @@ use regex::Regex;
 
 use crate::capabilities::Capabilities;
 use crate::expansion::Expansion;
-use crate::report::{Counts, Outcome, table};
+use crate::expected::Watch;
+use crate::impossible::Impossible;
+use crate::report::{Complaint, Counts, Outcome, table};
 use crate::server::Server;
 use crate::suites::{Suite, Target};
-use crate::{cache, expected, lanes, suites};
+use crate::{cache, expected, lanes, results, suites};
 
 /// Seconds that a test may take unless told otherwise.
 pub const TIMEOUT: u64 = 90;
@@ -46,12 +48,9 @@ impl Where {
     }
 }
 
-/// What to run, and what to make of it.
+/// Which tests to run, and how.
 #[derive(Args, Clone, Debug)]
-pub struct Options {
-    /// Where the jobs go
-    #[command(flatten)]
-    pub target: Where,
+pub struct Selection {
     /// Run this suite only (repeatable); all of them when absent
     #[arg(long, value_enum)]
     pub suite: Vec<Suite>,
@@ -67,12 +66,32 @@ pub struct Options {
     /// The port of an expansion service, for Java's cross-language tests [default: one that is started for them]
     #[arg(long)]
     pub expansion_port: Option<u16>,
+}
+
+impl Default for Selection {
+    fn default() -> Self {
+        Self { suite: Vec::new(), filter: None, lanes: None, timeout: TIMEOUT, expansion_port: None }
+    }
+}
+
+/// What to run, and what to make of it.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Where the jobs go
+    #[command(flatten)]
+    pub target: Where,
+    /// Which tests
+    #[command(flatten)]
+    pub selection: Selection,
     /// Fail when what passes differs from conformance/expected, either way
     #[arg(long, conflicts_with = "bless")]
     pub check: bool,
     /// Rewrite conformance/expected with what passes
     #[arg(long)]
     pub bless: bool,
+    /// Write a line a test to this file: verdict, suite, name
+    #[arg(long)]
+    pub out: Option<PathBuf>,
 }
 
 /// What a run came to.
@@ -83,13 +102,37 @@ pub struct Report {
     /// A line for each suite: its counts, and whether they are as listed.
     pub sums: Vec<String>,
     /// What makes the run a failure; none when it is as it should be.
-    pub complaints: Vec<String>,
+    pub complaints: Vec<Complaint>,
+    /// What became of each test.
+    pub outcomes: Vec<Outcome>,
 }
 
-/// Runs the suites, printing as it goes; the last line is `N passed, N failed`.
+impl Report {
+    /// Notes a complaint, and prints it at once: whoever reads only a part of the output may find it there.
+    pub fn complain(&mut self, complaint: Complaint) {
+        println!("WRONG {complaint}");
+        self.complaints.push(complaint);
+    }
+
+    /// The last lines of a run: every complaint again, the suites' sums, and `N passed, N failed`.
+    pub fn end(&self) -> String {
+        let mut text = String::new();
+        for complaint in &self.complaints {
+            text.push_str(&format!("WRONG {complaint}\n"));
+        }
+        for sum in &self.sums {
+            text.push_str(&format!("{sum}\n"));
+        }
+        text.push_str(&format!("{} passed, {} failed", self.counts.passed, self.counts.failed));
+        text
+    }
+}
+
+/// Runs the suites, printing as it goes. How it ended is for the caller to print ([`Report::end`]).
 pub fn run(options: &Options) -> Result<Report> {
-    let capabilities = Capabilities::checked_in()?;
-    let suites: BTreeSet<Suite> = match options.suite.as_slice() {
+    let (selection, capabilities) = (&options.selection, Capabilities::checked_in()?);
+    let impossible = Impossible::checked_in()?;
+    let suites: BTreeSet<Suite> = match selection.suite.as_slice() {
         // Without a program of our own there is nothing to launch.
         [] if options.target.serve.is_none() => Suite::ALL.into_iter().filter(|s| *s != Suite::Launch).collect(),
         [] => Suite::ALL.into(),
@@ -99,77 +142,88 @@ pub fn run(options: &Options) -> Result<Report> {
     println!("logs: {}", logs.display());
     let mut server = options.target.server()?;
     println!("job endpoint: {}", server.endpoint());
-    let expansion = match options.expansion_port {
+    let expansion = match selection.expansion_port {
         None if suites.contains(&Suite::Java) => Some(Expansion::start(&logs)?),
         _ => None,
     };
     let target = Target {
         endpoint: server.endpoint().to_owned(),
         program: options.target.serve.clone(),
-        expansion_port: options.expansion_port.or(expansion.as_ref().map(Expansion::port)),
-        timeout: options.timeout,
+        expansion_port: selection.expansion_port.or(expansion.as_ref().map(Expansion::port)),
+        timeout: selection.timeout,
     };
-    let selected = |name: &str| options.filter.as_ref().is_none_or(|filter| filter.is_match(name));
     let mut report = Report::default();
-    let mut all: Vec<Outcome> = Vec::new();
     for suite in Suite::ALL.into_iter().filter(|suite| suites.contains(suite)) {
-        let start = Instant::now();
-        let width = options.lanes.unwrap_or_else(|| suite.default_lanes()).max(1);
-        let (names, driver) = suites::prepare(suite, &target, width, &logs)?;
-        let names: Vec<String> = names.into_iter().filter(|name| selected(name)).collect();
-        let limit = Duration::from_secs(options.timeout);
-        let outcomes = lanes::run(suite, names, &driver, limit, &logs, |outcome| println!("{}", outcome.line()))?;
-        let counts = Counts::of(&outcomes);
-        let of_suite: Vec<&Outcome> = outcomes.iter().collect();
-        let mut sum = format!(
-            "{}: {} passed, {} failed ({} hung), {} skipped by the SDK, {} s",
-            suite.name(),
-            counts.passed,
-            counts.failed,
-            counts.hung,
-            counts.skipped,
-            start.elapsed().as_secs()
-        );
-        if options.check {
-            let difference = expected::compare(&expected::listed(suite)?, &of_suite, selected);
-            sum.push_str(if difference.is_empty() { "; as listed" } else { "; NOT as listed" });
-            for name in &difference.lost {
-                report.complaints.push(format!("{}: listed as passing, does not pass: {name}", suite.name()));
-            }
-            for name in &difference.gained {
-                report.complaints.push(format!("{}: passes, not listed: {name}", suite.name()));
-            }
-        } else if options.bless {
-            let listed = expected::bless(suite, &of_suite, selected)?;
-            sum.push_str(&format!("; {listed} listed"));
-        } else {
-            report
-                .complaints
-                .extend((counts.failed > 0).then(|| format!("{}: {} tests failed", suite.name(), counts.failed)));
+        if let Err(error) = of_suite(suite, options, &target, &logs, &mut report) {
+            // The other suites are worth knowing all the same.
+            report.complain(Complaint::new(format!("the {} suite cannot be run", suite.name()), format!("{error:#}")));
         }
-        println!("{sum}");
-        report.sums.push(sum);
-        report.counts.merge(counts);
-        all.extend(outcomes);
         if let Err(death) = server.check_alive() {
-            report.complaints.push(format!("{death:#} (during or after the {} suite)", suite.name()));
+            let when = format!("the server died during or after the {} suite", suite.name());
+            report.complain(Complaint::new(when, format!("{death:#}")));
             break;
         }
     }
-    ensure!(!all.is_empty(), "no test matches");
-    println!("\n{}", table(&all, &capabilities));
-    for sum in &report.sums {
-        println!("{sum}");
+    let died = server.check_alive().is_err();
+    if let Err(error) = server.stop()
+        && !died
+    {
+        report.complain(Complaint::new("the server does not stop", format!("{error:#}")));
     }
-    if let Err(death) = server.stop() {
-        let death = format!("{death:#}");
-        if !report.complaints.iter().any(|complaint| complaint.contains(&death)) {
-            report.complaints.push(death);
-        }
+    ensure!(!report.outcomes.is_empty() || !report.complaints.is_empty(), "no test matches");
+    println!("\n{}", table(&report.outcomes, &capabilities));
+    if let Some(section) = impossible.section(&report.outcomes) {
+        println!("{section}");
     }
-    for complaint in &report.complaints {
-        println!("WRONG {complaint}");
+    for path in [Some(logs.join("results.txt")), options.out.clone()].into_iter().flatten() {
+        results::write(&path, &report.outcomes)?;
     }
-    println!("{} passed, {} failed", report.counts.passed, report.counts.failed);
     Ok(report)
+}
+
+/// Runs one suite, and adds what it came to to the report.
+fn of_suite(suite: Suite, options: &Options, target: &Target, logs: &Path, report: &mut Report) -> Result<()> {
+    let selection = &options.selection;
+    let start = Instant::now();
+    let width = selection.lanes.unwrap_or_else(|| suite.default_lanes()).max(1);
+    let selected = |name: &str| selection.filter.as_ref().is_none_or(|filter| filter.is_match(name));
+    let (names, driver) = suites::prepare(suite, target, width, logs)?;
+    let names: Vec<String> = names.into_iter().filter(|name| selected(name)).collect();
+    let mut watch = options.check.then(|| Watch::new(suite)).transpose()?;
+    let limit = Duration::from_secs(selection.timeout);
+    let outcomes = lanes::run(suite, names, &driver, limit, logs, |outcome| match &mut watch {
+        None => println!("{}", outcome.line()),
+        Some(watch) => match watch.see(outcome) {
+            Some(complaint) => report.complain(complaint),
+            None => println!("{}", outcome.as_listed()),
+        },
+    })?;
+    let counts = Counts::of(&outcomes);
+    let mut sum = format!(
+        "{}: {} passed, {} failed ({} hung), {} skipped by the SDK, {} s",
+        suite.name(),
+        counts.passed,
+        counts.failed,
+        counts.hung,
+        counts.skipped,
+        start.elapsed().as_secs()
+    );
+    if let Some(watch) = watch {
+        let well = watch.well();
+        let gone = watch.unseen(selected);
+        sum.push_str(if well && gone.is_empty() { "; as listed" } else { "; NOT as listed" });
+        for complaint in gone {
+            report.complain(complaint);
+        }
+    } else if options.bless {
+        let listed = expected::bless(suite, &outcomes, selected)?;
+        sum.push_str(&format!("; {listed} listed"));
+    } else if counts.failed > 0 {
+        report.complaints.push(Complaint::new(format!("{}: {} tests failed", suite.name(), counts.failed), ""));
+    }
+    println!("{sum}");
+    report.sums.push(sum);
+    report.counts.merge(counts);
+    report.outcomes.extend(outcomes);
+    Ok(())
 }

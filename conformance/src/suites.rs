@@ -14,6 +14,8 @@ use crate::tools::{GoKit, JavaKit, python};
 pub enum Suite {
     /// The Python SDK's `FnApiRunnerTest`, bounded and streaming.
     Python,
+    /// Of that, the tests that the SDK itself skips, run all the same.
+    PythonUnskipped,
     /// The Go SDK's primitives integration tests.
     Go,
     /// The Java SDK's `ValidatesRunner` category.
@@ -26,12 +28,17 @@ pub enum Suite {
 
 impl Suite {
     /// Every suite, in the order in which they run.
-    pub const ALL: [Self; 5] = [Self::BadInput, Self::Launch, Self::Python, Self::Go, Self::Java];
+    pub const ALL: [Self; 6] =
+        [Self::BadInput, Self::Launch, Self::Python, Self::PythonUnskipped, Self::Go, Self::Java];
+
+    /// The SDKs' own, by which runners are compared.
+    pub const SDKS: [Self; 3] = [Self::Python, Self::Go, Self::Java];
 
     /// Its name in reports and file names.
     pub fn name(self) -> &'static str {
         match self {
             Self::Python => "python",
+            Self::PythonUnskipped => "python-unskipped",
             Self::Go => "go",
             Self::Java => "java",
             Self::BadInput => "bad-input",
@@ -44,7 +51,7 @@ impl Suite {
     pub fn default_lanes(self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         match self {
-            Self::Python | Self::Go => cores + 1,
+            Self::Python | Self::PythonUnskipped | Self::Go => cores + 1,
             Self::Java => 4 * cores,
             Self::BadInput | Self::Launch => cores,
         }
@@ -92,15 +99,16 @@ pub fn source_dir() -> &'static Path {
 /// Makes what the suite needs, and returns the names of its tests and their driver.
 pub fn prepare(suite: Suite, target: &Target, lanes: usize, logs: &Path) -> Result<(Vec<String>, Driver)> {
     match suite {
-        Suite::Python => python_lanes("beam_suite", target, lanes, logs, Vec::new()),
-        Suite::BadInput => python_lanes("bad_input", target, lanes, logs, Vec::new()),
+        Suite::Python => python_lanes(&["beam_suite"], target, lanes, logs, Vec::new()),
+        Suite::PythonUnskipped => python_lanes(&["--unskip", "beam_suite"], target, lanes, logs, Vec::new()),
+        Suite::BadInput => python_lanes(&["bad_input"], target, lanes, logs, Vec::new()),
         Suite::Launch => {
             let program = target.program.as_ref().context("the suite launch needs --serve: it runs that program")?;
             let program = program.canonicalize().with_context(|| format!("{} is not there", program.display()))?;
             let wordcount = GoKit::example("wordcount")?;
             let class_path = JavaKit::ready()?.class_path.into();
             let env = vec![("FERROBEAM", program), ("GO_WORDCOUNT", wordcount), ("JAVA_CLASS_PATH", class_path)];
-            python_lanes("launch", target, lanes, logs, env)
+            python_lanes(&["launch"], target, lanes, logs, env)
         }
         Suite::Go => go(target, lanes, logs),
         Suite::Java => java(target, lanes, logs),
@@ -108,7 +116,7 @@ pub fn prepare(suite: Suite, target: &Target, lanes: usize, logs: &Path) -> Resu
 }
 
 fn python_lanes(
-    module: &'static str,
+    module: &'static [&'static str],
     target: &Target,
     lanes: usize,
     logs: &Path,
@@ -116,11 +124,11 @@ fn python_lanes(
 ) -> Result<(Vec<String>, Driver)> {
     let python = python(true)?;
     let lane = source_dir().join("python/lane.py");
-    let names = lines(Command::new(&python).arg(&lane).args(["--list", module]), logs)?;
+    let names = lines(Command::new(&python).arg(&lane).arg("--list").args(module), logs)?;
     let target = target.clone();
     let command = move || {
         let mut command = Command::new(&python);
-        command.arg(&lane).args([module, &target.timeout.to_string()]);
+        command.arg(&lane).args(module).arg(target.timeout.to_string());
         command.env("JOB_ENDPOINT", &target.endpoint).envs(env.iter().map(|(name, value)| (name, value)));
         command
     };

@@ -1,15 +1,15 @@
 //! `cargo xtask test`: formatting, lints, the workspace's own tests, the SDKs' suites.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::Args;
-use ferrobeam_conformance::report::Counts;
+use ferrobeam_conformance::report::Complaint;
 use ferrobeam_conformance::run;
 use ferrobeam_conformance::suites::Suite;
 use ferrobeam_conformance::tools;
 
+use crate::cargo_tests;
 use crate::machine::{cargo, packages, show, target_dir};
 
 /// What to leave out while working.
@@ -26,108 +26,70 @@ pub(crate) struct Options {
     bless: bool,
 }
 
-/// Runs the checks; true when all are as they should be. The last line printed totals every test that ran.
+/// Runs the checks; true when all are as they should be. The last lines printed are everything that is wrong, a sum of
+/// each part, and the total of every test that ran.
 pub(crate) fn run(options: &Options) -> Result<bool> {
     packages(&[("cc", "build-essential")])?;
-    let mut sums: Vec<String> = Vec::new();
-    let mut counts = Counts::default();
-    let mut well = true;
+    let mut report = run::Report::default();
+    // All of these are worth knowing at once, so one that fails does not stop the next.
     if options.suite.is_empty() {
-        // All of these are worth knowing at once, so one that fails does not stop the next.
-        let mut lint = |what: &str, command: &mut Command| {
-            let passed = show(command).is_ok();
-            counts.passed += usize::from(passed);
-            counts.failed += usize::from(!passed);
-            sums.push(format!("{what}: {}", if passed { "clean" } else { "NOT CLEAN" }));
-            well &= passed;
-        };
-        lint("format", cargo()?.args(["fmt", "--all", "--check"]));
+        lint(&mut report, "format", cargo()?.args(["fmt", "--all", "--check"]));
         let clippy = ["clippy", "--workspace", "--all-targets", "--profile", "ci", "--", "-D", "warnings"];
-        lint("lints", cargo()?.args(clippy));
-        // The proto tests compare our declarations with those inside the Python SDK.
-        let python = tools::python(true)?;
-        let mut command = cargo()?;
-        command.args(["test", "--workspace", "--profile", "ci", "--no-fail-fast"]).env("PYTHON", python);
-        let (tests, passed) = cargo_tests(&mut command)?;
-        sums.push(format!("workspace: {} passed, {} failed, {} ignored", tests.passed, tests.failed, tests.skipped));
-        counts.merge(tests);
-        well &= passed;
-    }
-    if !options.quick {
-        show(cargo()?.args(["build", "--profile", "ci", "-p", "ferrobeam-job-service"]))?;
-        if options.suite.is_empty() || options.suite.contains(&Suite::Java) {
-            packages(&[("javac", "default-jdk-headless"), ("mvn", "maven")])?;
-        }
-        println!("\n== conformance suites");
-        let report = run::run(&run::Options {
-            target: run::Where {
-                endpoint: None,
-                serve: Some(target_dir()?.join("ci/ferrobeam")),
-                serve_args: Vec::new(),
-            },
-            suite: options.suite.clone(),
-            filter: None,
-            lanes: None,
-            timeout: run::TIMEOUT,
-            expansion_port: None,
-            check: !options.bless,
-            bless: options.bless,
-        })?;
-        sums.extend(report.sums);
-        counts.merge(report.counts);
-        well &= report.complaints.is_empty();
-    }
-    println!();
-    for sum in &sums {
-        println!("{sum}");
-    }
-    println!("{} passed, {} failed", counts.passed, counts.failed);
-    Ok(well)
-}
-
-/// Runs `cargo test` with its output shown, and adds up the sums that it prints.
-fn cargo_tests(command: &mut Command) -> Result<(Counts, bool)> {
-    println!("\n== cargo test");
-    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
-    let output = child.stdout.take().context("cargo without stdout")?;
-    let mut counts = Counts::default();
-    for line in BufReader::new(output).lines() {
-        let line = line.context("cargo's output is not text")?;
-        println!("{line}");
-        if let Some(sum) = line.strip_prefix("test result: ") {
-            counts.merge(parse_sum(sum).with_context(|| format!("cannot read the sum `{line}`"))?);
+        lint(&mut report, "lints", cargo()?.args(clippy));
+        if let Err(error) = workspace_tests(&mut report) {
+            report.complain(Complaint::new("the workspace's tests cannot be run", format!("{error:#}")));
         }
     }
-    let passed = child.wait().context("cannot wait for cargo")?.success();
-    if counts == Counts::default() {
-        bail!("cargo test ran no test");
+    if !options.quick
+        && let Err(error) = suites(options, &mut report)
+    {
+        report.complain(Complaint::new("the conformance suites cannot be run", format!("{error:#}")));
     }
-    Ok((counts, passed))
+    println!("\n{}", report.end());
+    Ok(report.complaints.is_empty())
 }
 
-/// Reads `ok. 3 passed; 0 failed; 1 ignored; ...`.
-fn parse_sum(sum: &str) -> Option<Counts> {
-    let (_, numbers) = sum.split_once(". ")?;
-    let mut counts = Counts::default();
-    for part in numbers.split("; ") {
-        match part.split_once(' ')? {
-            (number, "passed") => counts.passed = number.parse().ok()?,
-            (number, "failed") => counts.failed = number.parse().ok()?,
-            (number, "ignored") => counts.skipped = number.parse().ok()?,
-            _ => {}
-        }
+fn lint(report: &mut run::Report, what: &str, command: &mut Command) {
+    let ended = show(command);
+    report.counts.passed += usize::from(ended.is_ok());
+    report.counts.failed += usize::from(ended.is_err());
+    report.sums.push(format!("{what}: {}", if ended.is_ok() { "clean" } else { "NOT CLEAN" }));
+    if let Err(error) = ended {
+        report.complain(Complaint::new(format!("{what}: not clean"), format!("{error:#}")));
     }
-    Some(counts)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sum_of_cargo_test_is_read() {
-        let sum = "FAILED. 3 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s";
-        assert_eq!(parse_sum(sum), Some(Counts { passed: 3, failed: 2, hung: 0, skipped: 1 }));
-        assert_eq!(parse_sum("nonsense"), None);
+fn workspace_tests(report: &mut run::Report) -> Result<()> {
+    // The proto tests compare our declarations with those inside the Python SDK.
+    let python = tools::python(true)?;
+    let mut command = cargo()?;
+    command.args(["test", "--workspace", "--profile", "ci", "--no-fail-fast"]).env("PYTHON", python);
+    let (counts, complaints) = cargo_tests::run(&mut command)?;
+    report
+        .sums
+        .push(format!("workspace: {} passed, {} failed, {} ignored", counts.passed, counts.failed, counts.skipped));
+    report.counts.merge(counts);
+    for complaint in complaints {
+        report.complain(complaint);
     }
+    Ok(())
+}
+
+fn suites(options: &Options, report: &mut run::Report) -> Result<()> {
+    show(cargo()?.args(["build", "--profile", "ci", "-p", "ferrobeam-job-service"]))?;
+    if options.suite.is_empty() || options.suite.contains(&Suite::Java) {
+        packages(&[("javac", "default-jdk-headless"), ("mvn", "maven")])?;
+    }
+    println!("\n== conformance suites");
+    let of_suites = run::run(&run::Options {
+        target: run::Where { endpoint: None, serve: Some(target_dir()?.join("ci/ferrobeam")), serve_args: Vec::new() },
+        selection: run::Selection { suite: options.suite.clone(), ..run::Selection::default() },
+        check: !options.bless,
+        bless: options.bless,
+        out: None,
+    })?;
+    report.sums.extend(of_suites.sums);
+    report.counts.merge(of_suites.counts);
+    report.complaints.extend(of_suites.complaints);
+    Ok(())
 }

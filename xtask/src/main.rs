@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stdout, reason = "a chore tells what it does")]
 
+mod cargo_tests;
 mod checks;
 mod demo;
 mod machine;
