@@ -52,9 +52,11 @@ impl Default for TestClock {
 }
 
 impl TestClock {
-    /// Moves the clock on by `by` milliseconds.
+    /// Moves the clock on by `by` milliseconds, not further than [`Timestamp::MAX`].
     pub fn advance(&self, by: i64) {
-        self.0.fetch_add(by.max(0), Ordering::SeqCst);
+        let moved = |now: i64| Some(now.saturating_add(by.max(0)).min(Timestamp::MAX.0));
+        // The closure always gives a value, so this never fails.
+        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, moved);
     }
 
     /// Moves the clock on to `to`, if that is later.

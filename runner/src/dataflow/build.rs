@@ -17,8 +17,10 @@ use super::group::{self, Grouping};
 use super::impulse;
 use super::materialise;
 use super::merge::Merger;
+use super::quiescence::{self, Quiescence};
 use super::route::{self, Route};
 use super::run::Reporter;
+use super::test_stream;
 use crate::clock::{Clock, TestClock, WallClock};
 use crate::executor::StateServer;
 use crate::grouping::StoredIterables;
@@ -71,10 +73,24 @@ pub(crate) fn build(worker: &mut Worker, job: &Job, shared: &Shared, shape: (usi
     let reporter = Rc::new(reporter);
     let flow = Rc::new(Flow::default());
     worker.dataflow::<Moment, _, _>(|scope| {
-        let mut builder =
-            Builder { scope, job, shared, shape, flow, reporter, edges: BTreeMap::new(), barriers: BTreeMap::new() };
+        let mut builder = Builder {
+            scope,
+            job,
+            shared,
+            shape,
+            flow,
+            reporter,
+            edges: BTreeMap::new(),
+            barriers: BTreeMap::new(),
+            ends: Vec::new(),
+        };
+        let quiescence = shared.test_clock.as_ref().map(|clock| builder.test_streams(Arc::clone(clock)));
         for node in &job.plan.nodes {
             builder.node(node);
+        }
+        if let Some(quiescence) = quiescence {
+            let edges = builder.edges.into_values().chain(builder.ends).collect();
+            quiescence::watch(scope, edges, quiescence);
         }
     });
 }
@@ -88,6 +104,8 @@ struct Builder<'scope, 'a> {
     reporter: Rc<Reporter>,
     edges: BTreeMap<CollectionId, Edge<'scope>>,
     barriers: BTreeMap<(CollectionId, Access), Edge<'scope>>,
+    /// Outputs without data, of operators that have no others.
+    ends: Vec<Edge<'scope>>,
 }
 
 impl<'scope> Builder<'scope, '_> {
@@ -134,9 +152,19 @@ impl<'scope> Builder<'scope, '_> {
                 let edge = group::build(self.scope, grouping, self.edge(*input), merger, ends);
                 self.edges.insert(*output, edge);
             }
+            // All at once: `Builder::test_streams`.
             Node::TestStream { .. } => {}
             Node::Stage(id) => self.stage(*id),
         }
+    }
+
+    /// Builds all TestStreams; the result is to be told of the frontiers of everything.
+    fn test_streams(&mut self, clock: Arc<TestClock>) -> Quiescence {
+        let reporter = Rc::clone(&self.reporter);
+        let sources = test_stream::build(self.scope, self.job, clock, self.shape, reporter);
+        self.edges.extend(sources.outputs);
+        self.ends.push(sources.clocks);
+        sources.quiescence
     }
 
     fn merger(&self, id: StageId, address: Rc<[usize]>) -> Option<Merger> {
@@ -165,7 +193,8 @@ impl<'scope> Builder<'scope, '_> {
         let input = self.edge(stage.input.collection);
         let ends = (Rc::clone(&self.flow), Rc::clone(&self.reporter));
         let outputs = super::stage::build(self.scope, self.job, id, input, barriers, self.shared.state(stage), ends);
-        for (port, edge) in stage.outputs.iter().zip(outputs) {
+        let mut outputs = outputs.into_iter();
+        for (port, edge) in stage.outputs.iter().zip(&mut outputs) {
             // Several sinks may feed one collection (a flatten inside the stage): they add up.
             let edge = match self.edges.remove(&port.collection) {
                 Some(other) => self.scope.concatenate([other, edge]),
@@ -173,5 +202,6 @@ impl<'scope> Builder<'scope, '_> {
             };
             self.edges.insert(port.collection, edge);
         }
+        self.ends.extend(outputs);
     }
 }

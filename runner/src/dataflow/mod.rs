@@ -22,9 +22,11 @@ mod impulse;
 mod materialise;
 mod merge;
 mod queue;
+mod quiescence;
 mod route;
 mod run;
 mod stage;
+mod test_stream;
 mod truncate;
 
 #[cfg(test)]
@@ -42,6 +44,7 @@ use crate::state::StoreKind;
 pub use cluster::Topology;
 pub use drain::Drain;
 pub use run::run;
+pub use test_stream::{TestEventService, TestEventSink};
 
 /// A job as one process runs it.
 #[derive(Clone)]
@@ -58,6 +61,8 @@ pub struct Job {
     pub settings: Settings,
     /// Asks the job to drain.
     pub drain: Drain,
+    /// Reaches the services that have a TestStream's events.
+    pub test_events: Arc<dyn TestEventService>,
 }
 
 /// Limits on bundles and retries.

@@ -25,7 +25,7 @@ use crate::plan::{Collection, CollectionId, Node, Port, Stage};
 use crate::time::{self, Moment, Timestamp};
 use crate::windowing::{Merging, WindowCoder, Windowing};
 
-type Logic = dyn Fn(StageId, &Batch, &mut dyn FnMut(&[u8])) + Send + Sync;
+pub(super) type Logic = dyn Fn(StageId, &Batch, &mut dyn FnMut(&[u8])) + Send + Sync;
 
 /// Runs each bundle on a thread of its own; fails one bundle in `fails` (0: none), after it has emitted.
 struct OnThreads {
@@ -103,7 +103,7 @@ impl JobObserver for Silent {
     fn warning(&self, _message: String) {}
 }
 
-fn windowing() -> Windowing {
+pub(super) fn windowing() -> Windowing {
     Windowing::plain(WindowCoder::Global, Merging::None)
 }
 
@@ -111,11 +111,11 @@ fn kv(value: WireCoder) -> WireCoder {
     WireCoder::Kv(Box::new(WireCoder::Prefixed), Box::new(value))
 }
 
-fn collection(name: &str, value: WireCoder) -> Collection {
+pub(super) fn collection(name: &str, value: WireCoder) -> Collection {
     Collection { name: name.into(), value, windowing: windowing(), bounded: true }
 }
 
-fn stage(name: &str, input: u32, outputs: &[u32]) -> Stage {
+pub(super) fn stage(name: &str, input: u32, outputs: &[u32]) -> Stage {
     let port =
         |collection: &u32| Port { transform: format!("port{collection}"), collection: CollectionId(*collection) };
     Stage {
@@ -207,7 +207,7 @@ fn grouping_logic(counts: &Counts) -> Arc<Logic> {
     })
 }
 
-fn job(plan: Plan, logic: Arc<Logic>, fails: u64, memory: usize, dir: &std::path::Path) -> Job {
+pub(super) fn job(plan: Plan, logic: Arc<Logic>, fails: u64, memory: usize, dir: &std::path::Path) -> Job {
     Job {
         plan: Arc::new(plan),
         executor: Arc::new(OnThreads { logic, fails, opened: Default::default() }),
@@ -220,6 +220,16 @@ fn job(plan: Plan, logic: Arc<Logic>, fails: u64, memory: usize, dir: &std::path
             ..Settings::default()
         },
         drain: Drain::default(),
+        test_events: Arc::new(NoService),
+    }
+}
+
+/// No TestStream asks a service.
+struct NoService;
+
+impl TestEventService for NoService {
+    fn open(&self, url: &str, _outputs: Vec<String>, sink: TestEventSink) {
+        sink.fail(format!("gets no events from {url}"));
     }
 }
 

@@ -37,7 +37,8 @@ use crate::time::{self, Moment, Timestamp};
 /// How long a bundle of a bounded source may run before it is asked for half of its work, if a slot idles.
 const WORTH_SPLITTING: Duration = Duration::from_millis(250);
 
-/// Builds the operator; the results are the stage's outputs, in the plan's order.
+/// Builds the operator; the results are the stage's outputs, in the plan's order, and at least one where the plan has a
+/// TestStream.
 pub(crate) fn build<'scope>(
     scope: Scope<'scope, Moment>,
     job: &Job,
@@ -51,7 +52,9 @@ pub(crate) fn build<'scope>(
     let mut builder = OperatorBuilder::new(plan.name.clone(), scope);
     let mut input = builder.new_input(input, Pipeline);
     let mut barriers: Vec<_> = barriers.into_iter().map(|barrier| builder.new_input(barrier, Pipeline)).collect();
-    let (outputs, streams): (Vec<_>, Vec<_>) = plan.outputs.iter().map(|_| Output::new(&mut builder)).unzip();
+    // Where a TestStream waits for everything to be over, a stage without outputs gets one that carries no data.
+    let ports = plan.outputs.len().max(usize::from(job.plan.is_test_driven()));
+    let (outputs, streams): (Vec<_>, Vec<_>) = (0..ports).map(|_| Output::new(&mut builder)).unzip();
     let address = builder.operator_info().address;
     let activator = scope.activator_for(Rc::clone(&address));
     if plan.splittable {

@@ -1,0 +1,54 @@
+//! Tells a source how far the whole dataflow is: the oldest epoch of which anything may still happen, anywhere.
+//!
+//! The frontier that Timely shows one worker speaks for all workers of all processes, so one operator that has every
+//! edge for an input sees the whole. An operator whose outputs are no edges of the plan gives one that carries no data.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use timely::dataflow::Scope;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Concatenate;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::scheduling::Activator;
+
+use super::edge::Edge;
+use crate::time::{self, Moment};
+
+/// What the source sees.
+#[derive(Clone)]
+pub(crate) struct Quiescence {
+    reached: Rc<Cell<u64>>,
+    source: Activator,
+}
+
+impl Quiescence {
+    /// For a source on the same worker, to be activated when the dataflow has got further.
+    pub(crate) fn new(source: Activator) -> Quiescence {
+        Quiescence { reached: Rc::default(), source }
+    }
+
+    /// All effects of older epochs are over.
+    pub(crate) fn reached(&self) -> u64 {
+        self.reached.get()
+    }
+}
+
+/// Builds what watches `edges`, which must be those of all operators.
+pub(crate) fn watch<'scope>(scope: Scope<'scope, Moment>, edges: Vec<Edge<'scope>>, quiescence: Quiescence) {
+    let everything = scope.concatenate(edges);
+    let mut builder = OperatorBuilder::new("Quiescence".into(), scope);
+    let mut input = builder.new_input(everything, Pipeline);
+    builder.build(move |_capabilities| {
+        move |frontiers| {
+            input.for_each(|_, _| {});
+            // Empty means that the source, too, has come to its end.
+            if let Some(epoch) = time::epoch(frontiers[0].frontier())
+                && epoch > quiescence.reached()
+            {
+                quiescence.reached.set(epoch);
+                quiescence.source.activate();
+            }
+        }
+    });
+}
