@@ -69,3 +69,14 @@ impl EnvironmentError {
         }
     }
 }
+
+/// An error with its causes: tonic's own text says only that something went wrong.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

@@ -28,6 +28,7 @@ mod shared;
 mod stage;
 mod state_key;
 mod tasks;
+mod test_events;
 #[cfg(test)]
 mod tests;
 
@@ -35,3 +36,4 @@ pub use bridge::{Bridge, RunningBundle};
 pub use config::{ArtifactBytes, ArtifactError, ArtifactSource, BridgeConfig};
 pub use error::{BridgeError, EnvironmentError};
 pub use log::{HarnessLog, LogSink, Severity};
+pub use test_events::TestStreamServices;

@@ -9,6 +9,8 @@ use ferrobeam_proto::pipeline::ApiServiceDescriptor;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::error::chain;
+
 /// How long one call may take.
 const CALL: Duration = Duration::from_secs(20);
 /// The pause between two tries to connect.
@@ -83,15 +85,4 @@ impl External {
             other => tracing::debug!(?other, "a worker pool did not stop a worker"),
         }
     }
-}
-
-/// An error with its causes: tonic's own text says only that something went wrong.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

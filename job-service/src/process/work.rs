@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use ferrobeam_harness_bridge::{Bridge, BridgeConfig};
+use ferrobeam_harness_bridge::{Bridge, BridgeConfig, TestStreamServices};
 use ferrobeam_runner::dataflow::{self, Drain, Job, JobFailure, Settings, Topology};
 use ferrobeam_runner::memory::Budget;
 use ferrobeam_runner::plan::Plan;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -146,6 +147,7 @@ impl Part {
             observer: self.reports.clone(),
             settings: settings(&deployment),
             drain: self.drain.clone(),
+            test_events: Arc::new(TestStreamServices::new(Handle::current())),
         };
         self.reports.send(Report::Started(v1::Started {})).await;
         let ended = start_dataflow(job, topology).map_err(|e| format!("cannot start a thread: {e}"))?;
