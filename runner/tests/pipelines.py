@@ -5,6 +5,7 @@ runner sends, after packing and lifting combines.
 """
 
 import sys
+import typing
 
 import apache_beam as beam
 from apache_beam import coders
@@ -13,7 +14,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability import python_urns
 from apache_beam.runners.portability import portable_runner
 from apache_beam.transforms import combiners, trigger, window
-from apache_beam.transforms.userstate import BagStateSpec, TimerSpec, on_timer
+from apache_beam.transforms.userstate import (
+    BagStateSpec, CombiningValueStateSpec, OrderedListStateSpec, ReadModifyWriteStateSpec, SetStateSpec, TimerSpec,
+    on_timer)
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.testing.test_stream import TestStream
 
@@ -211,26 +214,56 @@ def rows(p):
 
 class Remember(beam.DoFn):
   BAG = BagStateSpec('bag', coders.VarIntCoder())
+  SUM = CombiningValueStateSpec('sum', sum)
+  LAST = ReadModifyWriteStateSpec('last', coders.PickleCoder())
+  SEEN = SetStateSpec('seen', coders.StrUtf8Coder())
+  ORDERED = OrderedListStateSpec('ordered', coders.BytesCoder())
 
-  def process(self, element, bag=beam.DoFn.StateParam(BAG)):
+  def process(
+      self, element, bag=beam.DoFn.StateParam(BAG), total=beam.DoFn.StateParam(SUM),
+      last=beam.DoFn.StateParam(LAST), seen=beam.DoFn.StateParam(SEEN), ordered=beam.DoFn.StateParam(ORDERED)):
     bag.add(element[1])
+    yield element
 
 
 class Wait(beam.DoFn):
   TIMER = TimerSpec('timer', TimeDomain.WATERMARK)
+  TICK = TimerSpec('tick', TimeDomain.REAL_TIME)
 
-  def process(self, element, timer=beam.DoFn.TimerParam(TIMER)):
+  def process(self, element, timer=beam.DoFn.TimerParam(TIMER), tick=beam.DoFn.TimerParam(TICK)):
     timer.set(1)
 
   @on_timer(TIMER)
   def ring(self):
     yield 1
 
+  @on_timer(TICK)
+  def beat(self):
+    yield 2
+
+
+def stateful(p):
+  """Two that keep state by the same key, one in a stage of its own behind the other, and a sibling that keeps none."""
+  keyed = p | beam.Create([('k', 1)]).with_output_types(tuple[str, int])
+  keyed | 'Aside' >> beam.Map(print)
+  remembered = keyed | 'Remember' >> beam.ParDo(Remember()).with_output_types(tuple[str, int])
+  remembered | 'Again' >> beam.ParDo(Remember()) | 'Behind' >> beam.Map(print)
+
+
+def timers(p):
+  """Keys that only Python can encode, in windows."""
+  keyed = p | beam.Create([((1.5, 'k'), 1)]).with_output_types(tuple[tuple[typing.Any, str], int])
+  windowed = keyed | beam.WindowInto(window.FixedWindows(10))
+  windowed | 'Wait' >> beam.ParDo(Wait()) | beam.Map(print)
+
+
+def batches(p):
+  keyed = p | beam.Create([('k', 1)]).with_output_types(tuple[str, int])
+  keyed | beam.GroupIntoBatches(10) | 'Print' >> beam.Map(print)
+  keyed | 'Sharded' >> beam.GroupIntoBatches.WithShardedKey(10) | 'PrintSharded' >> beam.Map(print)
+
 
 def unsupported(p):
-  keyed = p | beam.Create([('k', 1)]).with_output_types(tuple[str, int])
-  keyed | 'Remember' >> beam.ParDo(Remember())
-  keyed | 'Wait' >> beam.ParDo(Wait())
   p | TestStream().add_elements([1]).advance_watermark_to_infinity()
 
 
@@ -242,7 +275,7 @@ def read(p):
 PIPELINES = [
     wordcount, read, grouping_chain, side_inputs, side_input_of_itself, siblings, flatten_of_differing_coders,
     flatten_of_nothing, sessions, custom_windows, custom_merging_windows, splittable, packed_combines,
-    counting_trigger, reshuffle, cogroup, several_outputs, rows, unsupported
+    counting_trigger, reshuffle, cogroup, several_outputs, rows, stateful, timers, batches, unsupported
 ]
 
 

@@ -105,6 +105,11 @@ fn references(transforms: &[Transform], components: &pb::Components, findings: &
         if let Some(coder) = payload_coder {
             coders.check(&coder.0, &format!("transform \"{name}\""), findings);
         }
+        for state in transform.keyed.iter().flat_map(|keyed| &keyed.states) {
+            for coder in &state.coders {
+                coders.check(&coder.0, &format!("state \"{}\" of transform \"{name}\"", state.name), findings);
+            }
+        }
         for id in transform.inputs.values().chain(transform.outputs.values()) {
             let Some(pcollection) = components.pcollections.get(&id.0) else {
                 findings.transform(name, format!("names PCollection \"{id}\", which the pipeline does not contain"));

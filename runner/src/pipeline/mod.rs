@@ -15,6 +15,7 @@ mod check;
 mod coders;
 mod graph;
 mod id;
+mod keyed;
 mod needs;
 mod refusal;
 mod resolve;
@@ -28,9 +29,12 @@ use std::collections::BTreeMap;
 
 use ferrobeam_proto::pipeline as pb;
 
+use crate::plan::{StateKind, TimeDomain};
+
 pub(crate) use coders::{KNOWN_CODERS, REQUIRED_CODERS};
 pub(crate) use graph::topological_order;
 pub use id::{CoderName, EnvironmentName, PCollectionName, TransformName, WindowingName};
+pub(crate) use keyed::coders_of_state;
 pub use refusal::Refusal;
 pub(crate) use window::windowing;
 
@@ -65,6 +69,37 @@ pub(crate) struct Transform {
     pub(crate) heads_stage: bool,
     /// It asks to be told when its bundles are durable.
     pub(crate) finalizes: bool,
+    /// What it keeps by key, if it does: it heads a stage and nothing else reads there.
+    pub(crate) keyed: Option<KeyedParDo>,
+}
+
+/// What a ParDo keeps by key and window.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KeyedParDo {
+    pub(crate) states: Vec<StateSpec>,
+    pub(crate) timers: Vec<TimerSpec>,
+    pub(crate) time_sorted: bool,
+}
+
+/// A cell of state as a payload declares it.
+#[derive(Clone, Debug)]
+pub(crate) struct StateSpec {
+    pub(crate) name: String,
+    pub(crate) kind: StateKind,
+    /// The coder of its values, where the payload names one.
+    pub(crate) value: Option<CoderName>,
+    /// All coders that the payload names for it.
+    pub(crate) coders: Vec<CoderName>,
+    /// At most one value for each key of the multimap.
+    pub(crate) single_valued: bool,
+}
+
+/// A timer family as a payload declares it.
+#[derive(Clone, Debug)]
+pub(crate) struct TimerSpec {
+    pub(crate) family: String,
+    pub(crate) domain: TimeDomain,
+    pub(crate) on_window_expiration: bool,
 }
 
 /// What kind of leaf a transform is, for planning.

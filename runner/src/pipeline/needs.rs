@@ -12,7 +12,7 @@ use prost::Message;
 
 use super::refusal::Findings;
 use super::resolve::urn;
-use super::{CoderName, EnvironmentName, Kind, PCollectionName, Transform, TransformName};
+use super::{CoderName, EnvironmentName, Kind, PCollectionName, Transform, TransformName, keyed};
 use crate::plan::Access;
 
 /// Turns a leaf into the planner's form. Ids were not looked up yet.
@@ -33,6 +33,7 @@ pub(super) fn leaf(
         side_inputs: BTreeMap::new(),
         heads_stage: false,
         finalizes: false,
+        keyed: None,
     };
     let mut reader = Reader { transform: &mut transform, components, findings };
     match urn(proto) {
@@ -232,21 +233,10 @@ impl Reader<'_> {
             }
         }
         self.one_main_input();
-        if !payload.state_specs.is_empty() {
-            self.complain("keeps user state, which is not supported yet");
-        }
-        if !payload.timer_family_specs.is_empty() {
-            self.complain("sets timers, which are not supported yet");
-        }
-        if !payload.on_window_expiration_timer_family_spec.is_empty() {
-            self.complain("wants to be told when windows expire, which is not supported yet");
-        }
-        if payload.requires_time_sorted_input {
-            self.complain("requires its input sorted by time, which is not supported yet");
-        }
+        self.keyed(urn, &payload);
         // What a retry sees again must not depend on user code run again: the input has to come over a border, where it
-        // is kept until the bundle is done.
-        self.transform.heads_stage = payload.requires_stable_input;
+        // is kept until the bundle is done. And what belongs to a key has to be brought to it.
+        self.transform.heads_stage = payload.requires_stable_input || self.transform.keyed.is_some();
         self.transform.finalizes = payload.requests_finalization;
         match urn {
             primitives::PAR_DO if !payload.restriction_coder_id.is_empty() => {
@@ -257,6 +247,18 @@ impl Reader<'_> {
             splittable::PROCESS_SIZED_ELEMENTS_AND_RESTRICTIONS => self.transform.heads_stage = true,
             _ => {}
         }
+    }
+
+    fn keyed(&mut self, urn: &str, payload: &pb::ParDoPayload) {
+        match keyed::read(payload) {
+            Ok(None) => return,
+            Ok(keyed) => self.transform.keyed = keyed,
+            Err(faults) => faults.into_iter().for_each(|fault| self.complain(fault)),
+        }
+        if urn != primitives::PAR_DO || !payload.restriction_coder_id.is_empty() {
+            self.complain("is a splittable DoFn that keeps state or timers by key, which no SDK runs");
+        }
+        self.wants_kv();
     }
 
     /// Finds where an SDK transform runs.

@@ -154,30 +154,39 @@ fn what_is_not_supported_is_named_all_at_once() {
     builder.pcollection("unbounded", "kv");
     builder.components().pcollections.get_mut("unbounded").unwrap().is_bounded = pb::is_bounded::Enum::Unbounded.into();
     builder.par_do("source", &pb::ParDoPayload::default(), &["start"], &["unbounded"]);
-    let state =
-        pb::ParDoPayload { state_specs: [("cell".to_owned(), pb::StateSpec::default())].into(), ..Default::default() };
+    let state = pb::StateSpec {
+        protocol: spec("beam:user_state:new:v1", ""),
+        spec: Some(pb::state_spec::Spec::BagSpec(pb::BagStateSpec::default())),
+    };
+    let state = pb::ParDoPayload { state_specs: [("cell".to_owned(), state)].into(), ..Default::default() };
     builder.par_do("stateful", &state, &["unbounded"], &[]);
     builder.par_do("stateful too", &state, &["unbounded"], &[]);
     let timers = pb::ParDoPayload {
         timer_family_specs: [("timer".to_owned(), pb::TimerFamilySpec::default())].into(),
-        requires_time_sorted_input: true,
+        on_window_expiration_timer_family_spec: "end".to_owned(),
         ..Default::default()
     };
     builder.par_do("timed", &timers, &["unbounded"], &[]);
+    let sorted = pb::ParDoPayload { requires_time_sorted_input: true, ..Default::default() };
+    builder.par_do("sorted", &sorted, &["start"], &[]);
+    let both = pb::ParDoPayload { restriction_coder_id: "bytes".to_owned(), ..sorted };
+    builder.par_do("splittable", &both, &["unbounded"], &[]);
     builder.leaf("stream", "teststream", "", &[], &[]);
     builder.leaf("old", "read", "", &[], &[]);
     let refusal = builder.plan().unwrap_err();
     assert_contains(
         &refusal.to_string(),
         &[
-            "transforms \"the stateful\", \"the stateful too\" each keeps user state",
-            "\"the timed\" sets timers",
-            "\"the timed\" requires its input sorted by time",
+            "transforms \"the stateful\", \"the stateful too\" each keeps state \"cell\" by a protocol unknown here",
+            "\"the timed\" has a timer family \"timer\" that goes by no time domain known here",
+            "\"the timed\" names \"end\" for the expiration of windows",
+            "\"the sorted\" needs an input of keys and values, but its coder is beam:coder:bytes:v1",
+            "\"the splittable\" is a splittable DoFn that keeps state or timers by key",
             "\"the stream\" is a TestStream",
             "use_deprecated_read",
         ],
     );
-    assert_eq!(refusal.transforms().count(), 6);
+    assert_eq!(refusal.transforms().count(), 8);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::draft::Draft;
 use super::fuse::{FusedStage, Fusion};
 use super::{
     Collection, CollectionId, Environment, EnvironmentId, Node, Plan, Port, SideInput, Stage, StageId, WindowMapping,
-    bounds, merge_windows,
+    bounds, keyed, merge_windows,
 };
 use crate::element::WireCoder;
 use crate::pipeline::{CoderName, EnvironmentName, Kind, PCollectionName, Refusal, windowing};
@@ -155,10 +155,13 @@ impl Assembly<'_> {
     }
 
     fn stage_node(&mut self, index: usize) {
-        let FusedStage { environment, input, members, splittable } = &self.fusion.stages[index];
+        let FusedStage { environment, input, members, splittable, keyed: _ } = &self.fusion.stages[index];
         let (environment, input, members, splittable) =
             (environment.clone(), input.clone(), members.clone(), *splittable);
-        let transforms: Vec<_> = members.iter().map(|member| self.draft.transforms[*member].clone()).collect();
+        let mut transforms: Vec<_> = members.iter().map(|member| self.draft.transforms[*member].clone()).collect();
+        let wire = self.wire(&input);
+        let head = transforms.first_mut();
+        let keyed = head.and_then(|head| keyed::keep(&mut self.draft.coders, head, &wire.value, &wire.window));
         let mut descriptor =
             DescriptorBuilder::new(format!("stage-{}", self.plan.stages.len()), self.draft, &environment);
         let mut leaving = BTreeSet::new();
@@ -185,7 +188,6 @@ impl Assembly<'_> {
                 });
             }
         }
-        let wire = self.wire(&input);
         descriptor.pcollection(self.draft, &input, Some(&wire.value));
         let source = descriptor.source(self.draft, &input, (&wire.read, &wire.window));
         let input = Port { transform: source, collection: self.collection(&input) };
@@ -208,7 +210,7 @@ impl Assembly<'_> {
             transforms: transforms.into_iter().map(|transform| (transform.id.0, transform.unique_name)).collect(),
             splittable,
             merges_windows: false,
-            keyed: None,
+            keyed,
             truncate: None,
         });
         self.plan.nodes.push(Node::Stage(stage));

@@ -188,6 +188,17 @@ impl CoderTable {
         }
     }
 
+    /// How the runner walks a value in a coder just as an SDK has it; none if it cannot.
+    pub(super) fn known_structure(&self, id: &CoderName) -> Option<WireCoder> {
+        let coder = self.protos.get(id)?;
+        let urn = self.urn(id);
+        let known = KNOWN_CODERS.iter().any(|(known, _)| *known == urn);
+        // What is behind a length does not matter.
+        let parts = if urn == urn::LENGTH_PREFIX { &[][..] } else { &coder.component_coder_ids[..] };
+        let all_known = parts.iter().all(|part| self.known_structure(&CoderName::from(part.as_str())).is_some());
+        (known && all_known).then(|| self.structure(id))
+    }
+
     /// How the runner walks a window in a wire window coder.
     pub(super) fn window_structure(&self, wired: &CoderName) -> WindowCoder {
         match self.structure(wired) {

@@ -16,7 +16,7 @@ use ferrobeam_proto::urns::{fn_api_transforms, standard_coders};
 use prost::Message;
 
 use super::draft::Draft;
-use crate::pipeline::{CoderName, EnvironmentName, PCollectionName, Transform, WindowingName};
+use crate::pipeline::{CoderName, EnvironmentName, PCollectionName, Transform, WindowingName, coders_of_state};
 
 /// A descriptor being put together.
 pub(super) struct DescriptorBuilder {
@@ -147,16 +147,24 @@ fn coders_of_payload(spec: &pb::FunctionSpec) -> Vec<CoderName> {
         | splittable::SPLIT_AND_SIZE_RESTRICTIONS
         | splittable::PROCESS_SIZED_ELEMENTS_AND_RESTRICTIONS
         | splittable::TRUNCATE_SIZED_RESTRICTION => {
-            pb::ParDoPayload::decode(spec.payload.clone()).map(|payload| payload.restriction_coder_id)
+            pb::ParDoPayload::decode(spec.payload.clone()).map(coders_of_par_do).unwrap_or_default()
         }
         combine_components::COMBINE_PER_KEY_PRECOMBINE
         | combine_components::COMBINE_PER_KEY_MERGE_ACCUMULATORS
         | combine_components::COMBINE_PER_KEY_EXTRACT_OUTPUTS
         | combine_components::COMBINE_PER_KEY_CONVERT_TO_ACCUMULATORS
-        | combine_components::COMBINE_GROUPED_VALUES => {
-            pb::CombinePayload::decode(spec.payload.clone()).map(|payload| payload.accumulator_coder_id)
-        }
-        _ => return Vec::new(),
+        | combine_components::COMBINE_GROUPED_VALUES => pb::CombinePayload::decode(spec.payload.clone())
+            .map(|payload| vec![payload.accumulator_coder_id])
+            .unwrap_or_default(),
+        _ => Vec::new(),
     };
-    named.ok().filter(|id| !id.is_empty()).map(CoderName).into_iter().collect()
+    named.into_iter().filter(|id| !id.is_empty()).map(CoderName).collect()
+}
+
+fn coders_of_par_do(payload: pb::ParDoPayload) -> Vec<String> {
+    let states = payload.state_specs.values().filter_map(|state| state.spec.as_ref()).flat_map(coders_of_state);
+    let mut named: Vec<String> = states.map(str::to_owned).collect();
+    named.extend(payload.timer_family_specs.into_values().map(|family| family.timer_family_coder_id));
+    named.push(payload.restriction_coder_id);
+    named
 }

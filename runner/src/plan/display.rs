@@ -5,7 +5,9 @@ use std::fmt;
 use ferrobeam_proto::fn_execution::ProcessBundleDescriptor;
 use prost::Message;
 
-use super::{Access, CollectionId, Node, Plan, Stage, StageId, TestEvents};
+use super::{
+    Access, CollectionId, Node, Plan, Stage, StageId, StateCell, StateKind, TestEvents, TimeDomain, TimerFamily,
+};
 use crate::element::WireCoder;
 use crate::windowing::{
     Accumulation, ClosingBehavior, Merging, OnTimeBehavior, TimestampCombiner, TimestampTransform, Trigger,
@@ -66,8 +68,13 @@ impl Plan {
         let Some(stage) = self.stages.get(id.0 as usize) else { return writeln!(f, "{indent}stage ?") };
         let environment = self.environments.get(stage.environment.0 as usize).map_or("?", |it| it.name.as_str());
         let splittable = if stage.splittable { ", splittable" } else { "" };
+        let keyed = match &stage.keyed {
+            Some(keyed) if keyed.time_sorted => ", keyed, sorted by time",
+            Some(_) => ", keyed",
+            None => "",
+        };
         let finalizes = if stage.finalizes { ", finalizes" } else { "" };
-        writeln!(f, "{indent}stage \"{}\" in {environment}{splittable}{finalizes}", stage.name)?;
+        writeln!(f, "{indent}stage \"{}\" in {environment}{splittable}{keyed}{finalizes}", stage.name)?;
         writeln!(f, "{indent}  read {}", self.name(stage.input.collection))?;
         for (id, unique_name) in &stage.transforms {
             writeln!(f, "{indent}  {} \"{unique_name}\"", urn(stage, id))?;
@@ -84,10 +91,42 @@ impl Plan {
                 )?;
             }
         }
+        if let Some(keyed) = &stage.keyed {
+            for state in &keyed.states {
+                writeln!(f, "{indent}  keep {state}")?;
+            }
+            for timer in &keyed.timers {
+                writeln!(f, "{indent}  set {timer}")?;
+            }
+        }
         for output in &stage.outputs {
             writeln!(f, "{indent}  write {}", self.name(output.collection))?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for StateCell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            StateKind::Bag => "bag",
+            StateKind::Multimap if self.single_valued => "map",
+            StateKind::Multimap => "multimap",
+            StateKind::OrderedList => "ordered list",
+        };
+        write!(f, "{kind} \"{}\"", self.state)?;
+        self.value.as_ref().map_or(Ok(()), |value| write!(f, " of {value}"))
+    }
+}
+
+impl fmt::Display for TimerFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let domain = match self.domain {
+            TimeDomain::EventTime => "event time",
+            TimeDomain::ProcessingTime => "processing time",
+        };
+        let expiration = if self.on_window_expiration { ", when windows expire" } else { "" };
+        write!(f, "timer \"{}\" in {domain} of {}{expiration}", self.family, self.key)
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A transform joins the stage that gives its main input, if both run in one environment; failing that, a stage that
 //! reads the same collection (a sibling), so that the collection crosses to the harness once; failing that, it heads a
-//! stage of its own.
+//! stage of its own. Some must head one: what has to see stable input, splittable processing, and whatever keeps state
+//! by key, so that there is at most one such in a stage and its key is that of the stage's input.
 //!
 //! The stages and the runner's own steps must form a graph without cycles, or nothing could ever start. Main inputs
 //! alone never close one, for a joiner waits for nothing that its stage does not wait for. Side inputs may: a stage may
@@ -24,6 +25,8 @@ pub(super) struct FusedStage {
     pub(super) members: Vec<usize>,
     /// Its head processes sized restrictions. Residuals come back to the stage's input, so nothing else may read there.
     pub(super) splittable: bool,
+    /// Its head keeps state or timers. Input waits for its key's turn, so nothing else may read there.
+    pub(super) keyed: bool,
 }
 
 /// The stages, and the stage of each transform; none for those that the runner runs.
@@ -53,7 +56,9 @@ pub(super) fn fuse(transforms: &[Transform]) -> Fusion {
             .and_then(|producer| fusion.stage_of[*producer])
             .filter(|stage| !transform.heads_stage && fusion.stages[*stage].environment == *environment);
         let siblings = readers.get(&(input, environment)).into_iter().flatten().copied();
-        let siblings = siblings.filter(|stage| !splittable && !fusion.stages[*stage].splittable);
+        let keyed = transform.keyed.is_some();
+        let alone = |stage: &FusedStage| stage.splittable || stage.keyed;
+        let siblings = siblings.filter(|stage| !splittable && !keyed && !alone(&fusion.stages[*stage]));
         let joined =
             giver.into_iter().chain(siblings).find(|stage| !fusion.depends(transforms, &producers, transform, *stage));
         let stage = joined.unwrap_or_else(|| {
@@ -62,6 +67,7 @@ pub(super) fn fuse(transforms: &[Transform]) -> Fusion {
                 input: input.clone(),
                 members: Vec::new(),
                 splittable,
+                keyed,
             });
             readers.entry((input, environment)).or_default().push(fusion.stages.len() - 1);
             fusion.stages.len() - 1

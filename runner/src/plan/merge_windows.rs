@@ -76,6 +76,7 @@ pub(super) fn stage(
         side_inputs: BTreeMap::new(),
         heads_stage: true,
         finalizes: false,
+        keyed: None,
     };
 
     let mut descriptor = DescriptorBuilder::new(like.clone(), draft, &environment);

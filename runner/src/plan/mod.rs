@@ -15,6 +15,7 @@ mod descriptor;
 mod display;
 mod draft;
 mod fuse;
+mod keyed;
 mod merge_windows;
 mod splittable;
 mod transcode;
@@ -179,10 +180,12 @@ pub struct StateCell {
     pub state: String,
     /// How the SDK addresses it.
     pub kind: StateKind,
-    /// How its values are encoded, as far as the runner must walk them to page them.
-    pub value: WireCoder,
-    /// For multimaps, how their keys are encoded.
-    pub key: Option<WireCoder>,
+    /// How its values are encoded, if the runner can tell where one ends. SDKs encode state with the user's own coder and
+    /// heed no other, so there may be none; pages then end where an append did. Values of an ordered list are what
+    /// stands behind the sort key: always one length and so many bytes.
+    pub value: Option<WireCoder>,
+    /// A key of the multimap has at most one value (map and set state), so what is appended to an empty one is whole.
+    pub single_valued: bool,
 }
 
 /// How a cell is addressed (`StandardUserStateTypes` of the pipeline proto).
