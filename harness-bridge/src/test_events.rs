@@ -101,3 +101,87 @@ fn from_proto(event: Event) -> Option<TestEvent> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use ferrobeam_proto::interactive::test_stream_service_server::{TestStreamService, TestStreamServiceServer};
+    use ferrobeam_proto::pipeline::test_stream_payload::TimestampedElement;
+    use ferrobeam_proto::pipeline::test_stream_payload::event::{AddElements, AdvanceProcessingTime, AdvanceWatermark};
+    use tokio::net::TcpListener;
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::{Request, Response, Status};
+
+    use super::*;
+
+    /// Gives these events of the outputs "a" and "b".
+    struct Recorded(Vec<Result<Event, Status>>);
+
+    #[tonic::async_trait]
+    impl TestStreamService for Recorded {
+        type EventsStream = tokio_stream::Iter<std::vec::IntoIter<Result<Event, Status>>>;
+
+        async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+            if request.get_ref().output_ids != ["a", "b"] {
+                return Err(Status::not_found("there is no such recording"));
+            }
+            Ok(Response::new(tokio_stream::iter(self.0.clone())))
+        }
+    }
+
+    async fn serve(events: Vec<Result<Event, Status>>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = tonic::transport::Server::builder().add_service(TestStreamServiceServer::new(Recorded(events)));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        address
+    }
+
+    /// What a TestStream with these outputs gets from the service at `url`.
+    async fn ask(url: &str, outputs: &[&str]) -> Vec<Result<TestEvent, String>> {
+        let (sink, inbox) = TestEventSink::new(|| {});
+        let outputs = outputs.iter().map(ToString::to_string).collect();
+        TestStreamServices::new(Handle::current()).open(url, outputs, sink);
+        tokio::task::spawn_blocking(move || inbox.iter().collect()).await.unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn events_arrive_in_order() {
+        let of = |kind| Ok(Event { event: Some(kind) });
+        let element = TimestampedElement { encoded_element: vec![7].into(), timestamp: 5 };
+        let url = serve(vec![
+            of(Kind::ElementEvent(AddElements { elements: vec![element], tag: "a".into() })),
+            of(Kind::WatermarkEvent(AdvanceWatermark { new_watermark: 9, tag: "b".into() })),
+            of(Kind::ProcessingTimeEvent(AdvanceProcessingTime { advance_duration: 3 })),
+        ])
+        .await;
+        let expected = vec![
+            Ok(TestEvent::Elements { tag: "a".into(), elements: vec![(Timestamp(5), vec![7].into())] }),
+            Ok(TestEvent::Watermark { tag: "b".into(), to: Timestamp(9) }),
+            Ok(TestEvent::ProcessingTime(3)),
+        ];
+        assert_eq!(ask(&url, &["a", "b"]).await, expected);
+        let refused = format!("gets no events from the service at {url:?}: there is no such recording");
+        assert_eq!(ask(&url, &["c"]).await, [Err(refused)]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_error_is_told_after_the_events_before_it() {
+        let tick = Event { event: Some(Kind::ProcessingTimeEvent(AdvanceProcessingTime { advance_duration: 3 })) };
+        let url = serve(vec![Ok(tick.clone()), Err(Status::internal("the recording is broken"))]).await;
+        let lost = format!("lost the service at {url:?} that has its events: the recording is broken");
+        assert_eq!(ask(&url, &["a", "b"]).await, [Ok(TestEvent::ProcessingTime(3)), Err(lost)]);
+        let url = serve(vec![Ok(Event { event: None }), Ok(tick)]).await;
+        let unknown = format!("got an event from {url:?} that is of no kind that is known");
+        assert_eq!(ask(&url, &["a", "b"]).await, [Err(unknown)]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_service_that_cannot_be_reached_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let answer = ask(&url, &["a"]).await;
+        let [Err(why)] = answer.as_slice() else { panic!("{answer:?}") };
+        assert!(why.starts_with(&format!("cannot reach the service at {url:?} that has its events (")), "{why}");
+    }
+}

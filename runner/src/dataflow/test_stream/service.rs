@@ -1,7 +1,5 @@
 //! Where the events of a TestStream come from: the plan, or a service that is asked while the job runs.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use timely::scheduling::activate::SyncActivator;
@@ -26,16 +24,21 @@ pub struct TestEventSink {
     wake: Wake,
 }
 
-struct Wake(Arc<SyncActivator>);
+struct Wake(Box<dyn Fn() + Send>);
 
 impl Drop for Wake {
     fn drop(&mut self) {
-        // Fails only when the worker is gone.
-        let _ = self.0.activate();
+        (self.0)();
     }
 }
 
 impl TestEventSink {
+    /// A sink, and where what it is given comes out; `wake` is called when there is something, and at the end.
+    pub fn new(wake: impl Fn() + Send + 'static) -> (TestEventSink, Receiver<Result<TestEvent, String>>) {
+        let (sender, inbox) = crossbeam_channel::bounded(AHEAD);
+        (TestEventSink { sender, wake: Wake(Box::new(wake)) }, inbox)
+    }
+
     /// Gives the next event. Blocks while the dataflow is far behind; false when it wants no more.
     pub fn give(&self, event: TestEvent) -> bool {
         self.send(Ok(event))
@@ -49,7 +52,8 @@ impl TestEventSink {
 
     fn send(&self, next: Result<TestEvent, String>) -> bool {
         let sent = self.sender.send(next).is_ok();
-        sent && self.wake.0.activate().is_ok()
+        (self.wake.0)();
+        sent
     }
 }
 
@@ -86,8 +90,11 @@ impl Events {
         match events {
             TestEvents::Listed(events) => Events::Listed(events.clone().into_iter()),
             TestEvents::Service { url, prefix } => {
-                let (sender, inbox) = crossbeam_channel::bounded(AHEAD);
-                service.open(url, outputs, TestEventSink { sender, wake: Wake(Arc::new(wake)) });
+                let (sink, inbox) = TestEventSink::new(move || {
+                    // Fails only when the worker is gone, and with it whoever wants events.
+                    let _ = wake.activate();
+                });
+                service.open(url, outputs, sink);
                 Events::Service { inbox, prefix: *prefix }
             }
         }
