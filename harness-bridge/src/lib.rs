@@ -34,6 +34,7 @@ mod tests;
 
 pub use bridge::{Bridge, RunningBundle};
 pub use config::{ArtifactBytes, ArtifactError, ArtifactSource, BridgeConfig};
+pub use environment::WORK_DIR_VARIABLE;
 pub use error::{BridgeError, EnvironmentError};
 pub use log::{HarnessLog, LogSink, Severity};
 pub use test_events::TestStreamServices;

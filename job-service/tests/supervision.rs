@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::path::PathBuf;
+
 use ferrobeam_job_service::agent::AgentConfig;
 use ferrobeam_job_service::control::v1::control_client::ControlClient;
 use ferrobeam_job_service::control::v1::{self, agent_report, process_report};
@@ -86,23 +88,64 @@ async fn a_service_that_stops_leaves_nothing() {
     other.stop().await;
 }
 
+/// The command of a harness that never connects, and that starts a process of its own in another process group.
+struct Harness {
+    _dir: tempfile::TempDir,
+    command: PathBuf,
+    fifo: PathBuf,
+}
+
+impl Harness {
+    fn new() -> Harness {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("a folder");
+        let (command, fifo) = (dir.path().join("harness"), dir.path().join("pid"));
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().expect("it runs").success());
+        let script = format!("#!/bin/sh\nset -m\nsleep 1000 &\necho $$ $! > {}\nsleep 1000\n", fifo.display());
+        std::fs::write(&command, script).expect("written");
+        std::fs::set_permissions(&command, std::fs::Permissions::from_mode(0o755)).expect("ours");
+        Harness { _dir: dir, command, fifo }
+    }
+
+    /// The ids of the harness and of its child, when it has started.
+    async fn started(&self) -> Vec<u32> {
+        let fifo = self.fifo.clone();
+        let started = tokio::task::spawn_blocking(move || std::fs::read_to_string(fifo)).await.expect("no panic");
+        let ids = started.expect("it says its id");
+        ids.split_whitespace().map(|id| id.parse().expect("a number")).collect()
+    }
+}
+
+fn runs(pid: u32) -> bool {
+    !std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().is_empty()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_job_leaves_no_process_of_its_environment() {
-    use std::os::unix::fs::PermissionsExt;
-    let dir = tempfile::tempdir().expect("a folder");
-    let (command, fifo) = (dir.path().join("harness"), dir.path().join("pid"));
-    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().expect("it runs").success());
-    std::fs::write(&command, format!("#!/bin/sh\necho $$ > {}\nsleep 1000\n", fifo.display())).expect("written");
-    std::fs::set_permissions(&command, std::fs::Permissions::from_mode(0o755)).expect("ours");
-
+    let harness = Harness::new();
     let (service, mut client) = serve(config()).await;
-    let job = submit(&mut client, par_do(process(&command))).await;
-    let started = tokio::task::spawn_blocking(move || std::fs::read_to_string(fifo)).await.expect("no panic");
-    let pid: u32 = started.expect("it says its id").trim().parse().expect("a number");
+    let job = submit(&mut client, par_do(process(&harness.command))).await;
+    let started = harness.started().await;
     client.cancel(CancelJobRequest { job_id: job.clone() }).await.expect("a known job");
     assert_eq!(states(&mut client, &job).await.last(), Some(&State::Cancelled));
-    let left = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    assert!(left.is_empty(), "{:?} still runs", String::from_utf8_lossy(&left));
+    assert!(!runs(started[0]));
+    // It left its harness's process group, and is no business of ours.
+    let child = Pid::from_raw(started[1] as i32).expect("an id");
+    let _ = kill_process(child, Signal::KILL);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_process_that_is_killed_leaves_no_process_of_its_environment() {
+    let harness = Harness::new();
+    let (service, mut client) = serve(config()).await;
+    let job = submit(&mut client, par_do(process(&harness.command))).await;
+    let started = harness.started().await;
+    assert_eq!((started.len(), runs(started[0]), runs(started[1])), (2, true, true));
+    let [job_process] = job_processes(&service)[..] else { panic!("one process") };
+    kill_process(Pid::from_raw(job_process as i32).expect("an id"), Signal::KILL).expect("it runs");
+    assert_eq!(states(&mut client, &job).await.last(), Some(&State::Failed));
+    assert_eq!((runs(started[0]), runs(started[1])), (false, false));
     service.stop().await;
 }
 

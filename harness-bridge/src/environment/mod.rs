@@ -12,3 +12,4 @@ mod process;
 mod slot;
 
 pub(crate) use pool::{Lease, Pool};
+pub use process::WORK_DIR_VARIABLE;

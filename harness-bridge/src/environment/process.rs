@@ -15,6 +15,10 @@ use super::output::LastLines;
 use crate::config::BridgeConfig;
 use crate::tasks::Tasks;
 
+/// A variable of every process that the bridge starts, and so of all that those start: the bridge's folder. Whoever finds
+/// the bridge's own process killed can tell by it what was left behind.
+pub const WORK_DIR_VARIABLE: &str = "FERROBEAM_WORK_DIR";
+
 /// How long the output of a process may stay open after its end: a child of its own may hold it.
 const OUTPUT_AFTER_EXIT: Duration = Duration::from_millis(500);
 
@@ -62,6 +66,7 @@ impl Purpose<'_> {
         }
         command
             .args(self.arguments())
+            .env(WORK_DIR_VARIABLE, &self.config.work_dir)
             .current_dir(&self.config.work_dir)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::leftovers;
 use super::spawn::{Assignment, Process};
 use super::{Ended, Order, ProcessName};
 
@@ -125,18 +126,23 @@ impl Agent {
         self.running.insert(name.clone(), kill);
         let ended = ended.clone();
         self.watched.spawn(async move {
-            let how = tokio::select! {
-                how = process.ended() => how,
+            let (how, by_itself) = tokio::select! {
+                ended = process.ended() => ended,
                 // A sender that is dropped kills as well: nobody is left who could.
                 why = &mut killed => {
                     process.kill();
-                    let how = process.ended().await;
+                    let (how, by_itself) = process.ended().await;
                     match why {
-                        Ok(Why::Ordered) => how,
-                        Ok(Why::Leaving) | Err(_) => "was ended by its agent, which is gone".to_owned(),
+                        Ok(Why::Ordered) => (how, by_itself),
+                        Ok(Why::Leaving) | Err(_) => ("was ended by its agent, which is gone".to_owned(), by_itself),
                     }
                 }
             };
+            if !by_itself {
+                let folder = work_dir.clone();
+                // Fails only when the runtime ends.
+                let _ = tokio::task::spawn_blocking(move || leftovers::end(&folder)).await;
+            }
             if let Err(error) = tokio::fs::remove_dir_all(&work_dir).await
                 && error.kind() != io::ErrorKind::NotFound
             {

@@ -9,6 +9,7 @@
 //! A started process is idle until it is told its work, so an agent may keep one in reserve: a job then does not wait
 //! for a process to start.
 
+mod leftovers;
 mod machine;
 mod spawn;
 

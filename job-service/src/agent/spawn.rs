@@ -108,20 +108,21 @@ impl Process {
         let _ = self.child.start_kill();
     }
 
-    /// Waits for its end, with its standard input kept open; says how it ended.
-    pub(super) async fn ended(&mut self) -> String {
+    /// Waits for its end, with its standard input kept open; says how it ended, and whether it did so by itself.
+    pub(super) async fn ended(&mut self) -> (String, bool) {
         let status = self.child.wait().await;
         // The pipe ends with the process, unless a child of its own holds it.
         let _ = tokio::time::timeout(std::time::Duration::from_millis(200), &mut self.listener).await;
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let last_words = String::from_utf8_lossy(&said);
+        let by_itself = status.as_ref().is_ok_and(|status| status.code().is_some());
         let how = match status {
             Ok(status) => describe(status),
             Err(error) => format!("cannot be waited for: {error}"),
         };
         match last_words.trim() {
-            "" => how,
-            words => format!("{how}; the last that it wrote:\n{words}"),
+            "" => (how, by_itself),
+            words => (format!("{how}; the last that it wrote:\n{words}"), by_itself),
         }
     }
 }
