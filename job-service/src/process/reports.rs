@@ -30,6 +30,8 @@ pub(super) struct Reports {
     metrics: Metrics,
     bundles: Mutex<BTreeMap<StageId, u64>>,
     changed: AtomicBool,
+    /// The process was told to stop: what its bundles then fail of says nothing about the job.
+    stopping: AtomicBool,
 }
 
 impl Reports {
@@ -41,6 +43,7 @@ impl Reports {
             metrics: Metrics::new(),
             bundles: Mutex::default(),
             changed: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
         };
         (Arc::new(reports), receiver)
     }
@@ -50,6 +53,11 @@ impl Reports {
         if let Some(sender) = self.sender() {
             let _ = sender.send(v1::ProcessReport { report: Some(report) }).await;
         }
+    }
+
+    /// From here on, what the dataflow warns of is of the stop's own making.
+    pub(super) fn stopping(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
     }
 
     /// Nothing more is sent.
@@ -110,6 +118,9 @@ impl JobObserver for Reports {
     }
 
     fn warning(&self, message: String) {
+        if self.stopping.load(Ordering::Relaxed) {
+            return;
+        }
         self.say(Message::now(Importance::Warning, message));
     }
 }
@@ -175,6 +186,17 @@ mod tests {
         let message = said(&mut receiver);
         assert_eq!(message.importance(), v1::message::Importance::Warning);
         assert_eq!(message.text, "ERROR [Count] it broke\nat line 7");
+    }
+
+    #[test]
+    fn what_a_stop_breaks_is_no_warning() {
+        let (reports, mut receiver) = Reports::new();
+        reports.stopping();
+        reports.warning("a bundle failed".into());
+        assert!(receiver.try_recv().is_err());
+        // Harnesses may still say why they take so long.
+        reports.log(entry(Severity::Warn));
+        assert_eq!(said(&mut receiver).importance(), v1::message::Importance::Warning);
     }
 
     #[test]

@@ -79,6 +79,9 @@ pub(super) async fn work(
         // At once: other processes of the job are stopped while this one's environments are.
         reports.send(Report::Failed(v1::Failed { message: message.clone() })).await;
     }
+    if ended.is_none() {
+        reports.stopping();
+    }
     if let Some(bridge) = part.bridge.take() {
         bridge.shutdown().await;
     }
