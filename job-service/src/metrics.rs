@@ -4,7 +4,17 @@ use ferrobeam_proto::job::MetricResults;
 use ferrobeam_proto::pipeline::MonitoringInfo;
 use ferrobeam_runner::metrics::{Metric, Metrics};
 
-use crate::job::JobMetrics;
+use prost::Message as _;
+
+use crate::job::{Job, JobMetrics, Measured};
+
+/// The metrics of a job: as sealed, or as far as they are known.
+pub(crate) fn of(job: &Job) -> Result<MetricResults, prost::DecodeError> {
+    match job.metrics() {
+        Measured::Final(sealed) => MetricResults::decode(sealed),
+        live @ Measured::Live(_) => Ok(results(&live.live())),
+    }
+}
 
 /// All processes' metrics as one.
 pub(crate) fn results(processes: &[JobMetrics]) -> MetricResults {

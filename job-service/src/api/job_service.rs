@@ -152,7 +152,8 @@ impl JobService for JobApi {
         request: Request<GetJobMetricsRequest>,
     ) -> Result<Response<GetJobMetricsResponse>, Status> {
         let job = self.job(&request.into_inner().job_id)?;
-        let metrics = metrics::results(&job.metrics());
+        let metrics = metrics::of(&job);
+        let metrics = metrics.map_err(|e| Status::internal(format!("the metrics of job {}: {e}", job.id())))?;
         Ok(Response::new(GetJobMetricsResponse { metrics: Some(metrics) }))
     }
 
@@ -182,7 +183,12 @@ fn prepare(request: PrepareJobRequest) -> Result<Preparation, Status> {
         })
         .collect();
     Ok(Preparation {
-        submission: Submission { name, options: submitted, pipeline: pipeline.encode_to_vec().into() },
+        submission: Submission {
+            name,
+            options: submitted,
+            pipeline: pipeline.encode_to_vec().into(),
+            unbounded: plan.collections.iter().any(|collection| !collection.bounded),
+        },
         options,
         plan,
         staging: Arc::new(staging),

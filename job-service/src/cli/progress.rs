@@ -14,6 +14,7 @@ const ELEMENT_COUNT: &str = "beam:metric:element_count:v1";
 /// Follows every job of an embedded service.
 pub(super) struct Progress {
     jobs: Arc<Jobs>,
+    endpoint: String,
     shown: HashMap<JobId, Shown>,
     every: Duration,
 }
@@ -21,14 +22,16 @@ pub(super) struct Progress {
 struct Shown {
     state: State,
     line: String,
+    elements: u64,
     at: Instant,
 }
 
 impl Progress {
-    pub(super) fn new(jobs: Arc<Jobs>) -> Progress {
+    /// Of the jobs of the service at `endpoint`.
+    pub(super) fn new(jobs: Arc<Jobs>, endpoint: String) -> Progress {
         // A person watches; a file should not fill up.
         let every = Duration::from_secs(if std::io::stderr().is_terminal() { 2 } else { 15 });
-        Progress { jobs, shown: HashMap::new(), every }
+        Progress { jobs, endpoint, shown: HashMap::new(), every }
     }
 
     /// Says what is new. Never ends.
@@ -53,26 +56,41 @@ impl Progress {
         if !changed && shown.is_some_and(|shown| shown.at.elapsed() < self.every) {
             return;
         }
-        let line = if state.is_terminal() { ended(job, state, since) } else { describe(job, state) };
+        let (line, elements) =
+            if state.is_terminal() { (ended(job, state, since), 0) } else { describe(job, state, shown) };
         if changed || shown.is_some_and(|shown| shown.line != line) {
             eprintln!("ferrobeam: {line}");
         }
-        self.shown.insert(job.id().clone(), Shown { state, line, at: Instant::now() });
+        if changed && state == State::Running && job.submission().unbounded {
+            eprintln!(
+                "ferrobeam: its input need not end: Ctrl-C cancels the job, and `ferrobeam drain --endpoint {} {}` lets \
+                 it finish what it has",
+                self.endpoint,
+                job.id()
+            );
+        }
+        self.shown.insert(job.id().clone(), Shown { state, line, elements, at: Instant::now() });
     }
 }
 
-fn describe(job: &Job, state: State) -> String {
-    let metrics = job.metrics();
+/// A line about a job at work, and how many elements that is.
+fn describe(job: &Job, state: State, before: Option<&Shown>) -> (String, u64) {
+    let metrics = job.metrics().live();
     let bundles: u64 = metrics.iter().flat_map(|m| m.bundles.values()).sum();
     let mut stages: Vec<&String> = metrics.iter().flat_map(|m| m.bundles.keys()).collect();
     stages.sort();
     stages.dedup();
     let mut line = format!("job {} is {state}", job.id());
-    if bundles > 0 {
-        let elements: u64 = metrics.iter().flat_map(|m| m.committed.iter().chain(&m.running)).map(elements).sum();
+    let elements: u64 = metrics.iter().flat_map(|m| m.committed.iter().chain(&m.running)).map(elements).sum();
+    if bundles > 0 || elements > 0 {
         line += &format!(": {} elements in {} bundles of {} stages", grouped(elements), grouped(bundles), stages.len());
     }
-    line
+    // Of a job without an end, how fast it goes says more than how much it did.
+    if let Some(before) = before.filter(|before| job.submission().unbounded && before.state == state) {
+        let rate = elements.saturating_sub(before.elements) as f64 / before.at.elapsed().as_secs_f64().max(0.001);
+        line += &format!(", {} a second", grouped(rate.round() as u64));
+    }
+    (line, elements)
 }
 
 fn ended(job: &Job, state: State, at: SystemTime) -> String {

@@ -51,8 +51,11 @@ async fn run_embedded(args: &RunArgs, sdk: super::args::Sdk, service: &Service) 
     let amended = sdk::amend(&args.command, sdk, service.endpoint())?;
     explain(args, &amended);
     let mut command = start(&amended)?;
-    let mut progress = (!args.quiet).then(|| Progress::new(service.jobs().clone()));
+    let mut progress = (!args.quiet).then(|| Progress::new(service.jobs().clone(), service.endpoint().to_owned()));
     let cancel = || {
+        if !args.quiet {
+            eprintln!("ferrobeam: cancelling what runs; asked again, the command is ended at once");
+        }
         for job in service.jobs().all() {
             service.supervisor().cancel(&job);
         }
@@ -77,6 +80,12 @@ async fn run_embedded(args: &RunArgs, sdk: super::args::Sdk, service: &Service) 
         progress.look();
     }
     let (status, interrupted, all_done) = ended;
+    let drained = service.jobs().all().iter().any(|job| job.state().0 == State::Drained);
+    if sdk == super::args::Sdk::Python && status.code() == Some(1) && all_done && drained {
+        // Its client raises an error for every end but DONE.
+        eprintln!("ferrobeam: the command failed because its job was drained; the job did not fail");
+        return Ok(ExitCode::SUCCESS);
+    }
     if !status.success() || interrupted || all_done {
         return Ok(exit_code(status));
     }

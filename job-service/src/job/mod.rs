@@ -7,7 +7,7 @@ mod registry;
 
 pub use lifecycle::State;
 pub use log::{Event, EventLog, Importance, LogLimits, Message, Page};
-pub use record::{Job, JobMetrics, Submission};
+pub use record::{Job, JobMetrics, Measured, Submission};
 pub use registry::{Jobs, Preparation, Retention, RunError};
 
 use std::fmt;

@@ -20,6 +20,8 @@ pub struct Submission {
     pub options: prost_types::Struct,
     /// The pipeline, encoded: a tenth of what it takes decoded, and seldom asked for.
     pub pipeline: Bytes,
+    /// Whether some of its input need never end.
+    pub unbounded: bool,
 }
 
 impl Submission {
@@ -58,7 +60,26 @@ struct Shared {
     state: State,
     since: SystemTime,
     log: EventLog,
-    metrics: BTreeMap<u32, JobMetrics>,
+    metrics: Measured,
+}
+
+/// The metrics of a job.
+#[derive(Clone, Debug)]
+pub enum Measured {
+    /// Of each process, so far.
+    Live(BTreeMap<u32, JobMetrics>),
+    /// The whole job's `MetricResults`, encoded: a fraction of what they take decoded.
+    Final(Bytes),
+}
+
+impl Measured {
+    /// The metrics of each process; none once they are final.
+    pub fn live(self) -> Vec<JobMetrics> {
+        match self {
+            Measured::Live(live) => live.into_values().collect(),
+            Measured::Final(_) => Vec::new(),
+        }
+    }
 }
 
 impl Job {
@@ -67,7 +88,7 @@ impl Job {
         let mut log = EventLog::new(limits);
         log.push(Event::State(State::Stopped, prepared));
         let size = submission.pipeline.len() + submission.options.encoded_len();
-        let shared = Shared { state: State::Stopped, since: prepared, log, metrics: BTreeMap::new() };
+        let shared = Shared { state: State::Stopped, since: prepared, log, metrics: Measured::Live(BTreeMap::new()) };
         Job {
             id,
             submission,
@@ -168,21 +189,32 @@ impl Job {
         self.drain.subscribe()
     }
 
-    /// Replaces the metrics of one process.
+    /// Replaces the metrics of one process, until they are final.
     pub fn set_metrics(&self, process: u32, metrics: JobMetrics) {
-        self.lock().metrics.insert(process, metrics);
+        if let Measured::Live(live) = &mut self.lock().metrics {
+            live.insert(process, metrics);
+        }
     }
 
-    /// The metrics of each process.
-    pub fn metrics(&self) -> Vec<JobMetrics> {
-        self.lock().metrics.values().cloned().collect()
+    /// Its metrics.
+    pub fn metrics(&self) -> Measured {
+        self.lock().metrics.clone()
+    }
+
+    /// Keeps these metrics for good: the job's `MetricResults`, encoded.
+    pub fn seal_metrics(&self, results: Bytes) {
+        self.lock().metrics = Measured::Final(results);
     }
 
     /// Roughly the bytes that the record holds.
     pub fn size(&self) -> usize {
         let shared = self.lock();
-        let metrics: usize =
-            shared.metrics.values().flat_map(|m| m.committed.iter().chain(&m.running)).map(|i| i.encoded_len()).sum();
+        let metrics: usize = match &shared.metrics {
+            Measured::Live(live) => {
+                live.values().flat_map(|m| m.committed.iter().chain(&m.running)).map(|i| i.encoded_len()).sum()
+            }
+            Measured::Final(results) => results.len(),
+        };
         self.size + shared.log.bytes() + metrics
     }
 
@@ -197,8 +229,12 @@ mod tests {
     use super::*;
 
     fn job() -> Job {
-        let submission =
-            Submission { name: "test".into(), options: prost_types::Struct::default(), pipeline: Bytes::new() };
+        let submission = Submission {
+            name: "test".into(),
+            options: prost_types::Struct::default(),
+            pipeline: Bytes::new(),
+            unbounded: false,
+        };
         Job::new(JobId::named("test-1"), submission, SystemTime::now(), LogLimits::default())
     }
 
@@ -228,6 +264,18 @@ mod tests {
         assert!(!job.enter(State::Cancelling));
         assert_eq!(job.state().0, State::Done);
         assert_eq!(job.read(0, 100), events);
+    }
+
+    #[test]
+    fn final_metrics_stay_as_they_are() {
+        let job = job();
+        job.set_metrics(0, JobMetrics::default());
+        assert_eq!(job.metrics().live().len(), 1);
+        let size = job.size();
+        job.seal_metrics(Bytes::from_static(b"encoded"));
+        job.set_metrics(0, JobMetrics::default());
+        assert!(matches!(job.metrics(), Measured::Final(sealed) if sealed == "encoded"));
+        assert_eq!(job.size(), size + 7);
     }
 
     #[test]

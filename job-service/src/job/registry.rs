@@ -239,6 +239,7 @@ mod tests {
                 name: name.into(),
                 options: prost_types::Struct::default(),
                 pipeline: bytes::Bytes::new(),
+                unbounded: false,
             },
             options: JobOptions::default(),
             plan: Plan { collections: vec![], nodes: vec![], stages: vec![], environments: vec![] },

@@ -27,6 +27,7 @@ pub use attach::{AttachRefused, Attachment};
 
 use crate::artifacts::{RetrievalGrants, Staged};
 use crate::job::{Generation, Importance, Job, JobId, Jobs, Message, Preparation, State, secret};
+use crate::metrics;
 use crate::options::{JobOptions, StateBackend};
 use attempt::{Attempt, Deployable, Outcome};
 
@@ -214,7 +215,7 @@ impl Supervisor {
             staged.apply(&id, &mut proto).map_err(|e| wrong(&e))?;
             environment.proto = proto.encode_to_vec().into();
         }
-        let streaming = options.streaming || plan.collections.iter().any(|collection| !collection.bounded);
+        let streaming = options.streaming || job.submission().unbounded;
         let store = options.state_backend.unwrap_or(self.config.state_backend).store(streaming);
         let plan = postcard::to_stdvec(&plan).map_err(|e| format!("the plan cannot be encoded: {e}"))?;
         let workers = match options.parallelism {
@@ -233,6 +234,7 @@ impl Supervisor {
 /// A job that was being cancelled when it ended otherwise was cancelled, and one that was being drained was drained: the
 /// table of moves has no other way.
 fn finish(job: &Job, outcome: Outcome) {
+    job.seal_metrics(metrics::results(&job.metrics().live()).encode_to_vec().into());
     let ended = match outcome {
         Outcome::Done => job.enter(State::Done) || job.enter(State::Drained),
         Outcome::Cancelled => false,
