@@ -16,6 +16,7 @@
 
 #![allow(clippy::print_stdout, reason = "printing verdicts is what this crate is for")]
 
+pub mod beside;
 pub mod cache;
 pub mod capabilities;
 pub mod clients;

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use ferrobeam_conformance::{clients, memory, run};
+use ferrobeam_conformance::{beside, clients, memory, run};
 
 #[derive(Parser)]
 #[command(about = "Runs the Beam SDKs' own suites, and checks of a runner's manners, against a job endpoint")]
@@ -18,6 +18,10 @@ struct Arguments {
 enum Command {
     /// Run the SDKs' suites and print a verdict a test, a table of capabilities, and counts
     Run(run::Options),
+    /// Run the SDKs' suites under each variant of the service, and tell which tests differ
+    Variants(beside::Variants),
+    /// Run the SDKs' suites several times, and tell which tests differ
+    Repeat(beside::Repeat),
     /// Submit small jobs from several clients at once, and see what the server keeps
     Clients(clients::Options),
     /// Group more than fits the runner's memory, and see how much it takes
@@ -30,6 +34,8 @@ fn main() -> ExitCode {
             println!("{}", report.end());
             report.complaints.is_empty()
         }),
+        Command::Variants(options) => beside::variants(&options),
+        Command::Repeat(options) => beside::repeat(&options),
         Command::Clients(options) => clients::run(&options),
         Command::Memory(options) => memory::run(&options),
     };
