@@ -1,9 +1,9 @@
 """Serves the Python SDK's test transforms for expansion, run by a worker pool in this same process.
 
-    expansion.py PORT
+    expansion.py PORT FOLDER
 
 The transforms are those of `expansion_service_test` in the SDK's package, which itself names a container to run them in.
-Prints a line when it is ready, and ends when its standard input does.
+What they import besides the SDK is looked for in FOLDER too. Prints a line when it is ready, and ends when its standard input does.
 """
 import sys
 
@@ -37,4 +37,5 @@ def main(port):
 
 
 if __name__ == '__main__':
+  sys.path.append(sys.argv[2])
   main(int(sys.argv[1]))

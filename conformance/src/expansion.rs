@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::server::free_ports;
 use crate::suites::source_dir;
-use crate::tools::python;
+use crate::tools::{python, python_packages};
 
 /// An expansion service of the run's own; it ends with this value, because its standard input does.
 pub struct Expansion {
@@ -23,9 +23,12 @@ impl Expansion {
         let [port] = free_ports()?;
         let log = logs.join("expansion.log");
         let errors = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        let mut child = Command::new(python(true)?)
+        let python = python(true)?;
+        let mut child = Command::new(&python)
             .arg(source_dir().join("python/expansion.py"))
             .arg(port.to_string())
+            // What the test PythonDependenciesTest wants to find.
+            .arg(python_packages(&python, "beautifulsoup4==4.13.4")?)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(errors)

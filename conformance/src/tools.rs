@@ -64,6 +64,19 @@ pub fn python(tests: bool) -> Result<PathBuf> {
     Ok(python)
 }
 
+/// A folder of the cache with these packages in it, besides whatever the Python has itself.
+pub fn python_packages(python: &Path, packages: &str) -> Result<PathBuf> {
+    let folder = cache::folder("python-packages")?;
+    let recipe = format!("{} {packages}", python.display());
+    cache::once(&folder, "packages", &recipe, || {
+        let mut pip = Command::new(python);
+        pip.args(["-m", "pip", "install", "--quiet", "--upgrade", "--target"]).arg(&folder);
+        pip.args(packages.split_whitespace());
+        say_and_run(&format!("installing {packages}"), &mut pip)
+    })?;
+    Ok(folder)
+}
+
 fn has_beam(python: &Path, tests: bool) -> bool {
     let modules = if tests { "['hamcrest', 'parameterized', 'pytest', 'tenacity', 'pandas', 'yaml']" } else { "[]" };
     let check = format!(
