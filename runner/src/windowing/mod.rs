@@ -3,6 +3,8 @@
 //! Pure functions and values; no IO, no clock.
 
 mod interval;
+mod pane;
+mod trigger;
 
 #[cfg(test)]
 mod tests;
@@ -13,6 +15,8 @@ use crate::element::{ElementError, WireCoder};
 use crate::time::Timestamp;
 
 pub use interval::{IntervalWindow, merge_sessions};
+pub use pane::{PaneInfo, Passed, Timing};
+pub use trigger::{DamagedState, Look, TriggerMachine, TriggerState};
 
 /// The windowing strategy of a PCollection, as far as grouping needs it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
