@@ -20,7 +20,6 @@ fn lacking(plan: &Plan) -> Vec<(String, String)> {
     for node in &plan.nodes {
         match node {
             Node::GroupByKey { name, bounded: false, .. } => lacks(name, "groups unbounded input"),
-            Node::TestStream { name, .. } => lacks(name, "is a TestStream"),
             Node::Stage(id) => {
                 let Some(stage) = plan.stages.get(id.0 as usize) else { continue };
                 if stage.keyed.is_some() {

@@ -263,8 +263,36 @@ def batches(p):
   keyed | 'Sharded' >> beam.GroupIntoBatches.WithShardedKey(10) | 'PrintSharded' >> beam.Map(print)
 
 
-def unsupported(p):
-  p | TestStream().add_elements([1]).advance_watermark_to_infinity()
+def streams(p):
+  """Two that play in turn: one of the default coder, one of pairs that are grouped as they come."""
+  p | 'Plain' >> TestStream().add_elements([1, 'two']).advance_watermark_to_infinity() | 'Print' >> beam.Map(print)
+  (  # pylint: disable=expression-not-assigned
+      p
+      | 'Pairs' >> TestStream(coders.TupleCoder((coders.StrUtf8Coder(), coders.StrUtf8Coder()))).add_elements(
+          [window.TimestampedValue(('k', 'v'), 1)]).advance_processing_time(5).advance_watermark_to(20).
+      add_elements([('k', 'late')]).advance_watermark_to_infinity().with_output_types(tuple[str, str])
+      | beam.WindowInto(
+          window.FixedWindows(10), trigger=trigger.AfterWatermark(
+              early=trigger.AfterProcessingTime(5), late=trigger.AfterCount(1)),
+          accumulation_mode=trigger.AccumulationMode.ACCUMULATING, allowed_lateness=100)
+      | beam.GroupByKey()
+      | 'Groups' >> beam.Map(print))
+
+
+def streams_of_several_outputs(p):
+  """Grouped and kept by key straight from the source; a bounded main input reads an unbounded side input."""
+  outputs = p | (
+      TestStream(coders.TupleCoder((coders.VarIntCoder(), coders.BytesCoder()))).add_elements(
+          [(1, b'x')], tag='left').advance_watermark_to(5, tag='right').advance_watermark_to_infinity(
+              tag='left').advance_watermark_to_infinity(tag='right').with_output_types(tuple[int, bytes]))
+  windowed = outputs['left'] | beam.WindowInto(window.FixedWindows(10))
+  windowed | beam.GroupByKey()
+  outputs['right'] | 'Remember' >> beam.ParDo(Remember())
+  p | beam.Create([1]) | 'Look' >> beam.Map(lambda x, side: print(x, side), beam.pvalue.AsDict(outputs['left']))
+
+
+def stream_from_a_service(p):
+  p | TestStream(coder=coders.BytesCoder(), endpoint='localhost:1', output_tags={None}) | beam.Map(print)
 
 
 def read(p):
@@ -275,7 +303,8 @@ def read(p):
 PIPELINES = [
     wordcount, read, grouping_chain, side_inputs, side_input_of_itself, siblings, flatten_of_differing_coders,
     flatten_of_nothing, sessions, custom_windows, custom_merging_windows, splittable, packed_combines,
-    counting_trigger, reshuffle, cogroup, several_outputs, rows, stateful, timers, batches, unsupported
+    counting_trigger, reshuffle, cogroup, several_outputs, rows, stateful, timers, batches, streams,
+    streams_of_several_outputs, stream_from_a_service
 ]
 
 

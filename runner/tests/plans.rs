@@ -9,10 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use bytes::Bytes;
 use ferrobeam_proto::fn_execution::{ProcessBundleDescriptor, RemoteGrpcPort};
 use ferrobeam_proto::pipeline as pb;
 use ferrobeam_runner::pipeline::{Pipeline, Refusal};
-use ferrobeam_runner::plan::{self, CollectionId, Node, Plan, PlanOptions, Stage};
+use ferrobeam_runner::plan::{self, CollectionId, Node, Plan, PlanOptions, Stage, TestEvent, TestEvents};
+use ferrobeam_runner::time::Timestamp;
 use ferrobeam_runner::windowing::WindowCoder;
 use prost::Message;
 
@@ -52,10 +54,8 @@ fn try_plan(pipeline: pb::Pipeline) -> Result<Plan, Refusal> {
     plan::build(&Pipeline::new(pipeline)?, &PlanOptions::default())
 }
 
-/// Those that can be planned.
 fn plans() -> Vec<(&'static str, Plan)> {
-    let names = pipelines().keys().filter(|name| !name.starts_with("unsupported"));
-    names.map(|name| (name.as_str(), plan(name))).collect()
+    pipelines().keys().map(|name| (name.as_str(), plan(name))).collect()
 }
 
 fn descriptor(stage: &Stage) -> ProcessBundleDescriptor {
@@ -279,7 +279,7 @@ fn sdk_leaves(pipeline: &pb::Pipeline) -> BTreeSet<String> {
         let urn = transform.spec.as_ref().map_or("", |spec| spec.urn.as_str());
         let name = urn.trim_start_matches("beam:transform:").trim_end_matches(":v1");
         match name {
-            "group_by_key" | "impulse" | "flatten" | "reshuffle" => {}
+            "group_by_key" | "impulse" | "flatten" | "reshuffle" | "teststream" => {}
             "combine_per_key" if !transform.unique_name.contains("counted") => {
                 leaves.insert(transform.unique_name.clone());
             }
@@ -336,12 +336,35 @@ fn planning_is_repeatable() {
     }
 }
 
+/// What becomes of the bytes that an SDK gave for an element.
 #[test]
-fn unsupported_is_refused_by_name() {
-    let refusal = try_plan(pipelines()["unsupported"].clone()).unwrap_err();
-    let message = refusal.to_string();
-    for wanted in ["is a TestStream"] {
-        assert!(message.contains(wanted), "{wanted:?} is missing: {message}");
+fn elements_of_test_streams_are_given_ends() {
+    let nodes = plan("streams").nodes;
+    let of = |wanted: &str| {
+        let events = nodes.iter().find_map(|node| match node {
+            Node::TestStream { name, events: TestEvents::Listed(events), .. } if name == wanted => Some(events.clone()),
+            _ => None,
+        });
+        events.unwrap()
+    };
+    let end = TestEvent::Watermark { tag: "None".to_owned(), to: Timestamp::MAX };
+    let given = |elements: &[(i64, &'static [u8])]| TestEvent::Elements {
+        tag: "None".to_owned(),
+        elements: elements.iter().map(|(at, value)| (Timestamp(*at), Bytes::from_static(value))).collect(),
+    };
+    let pairs = vec![
+        given(&[(1000, b"\x03\x01kv")]),
+        TestEvent::ProcessingTime(5000),
+        TestEvent::Watermark { tag: "None".to_owned(), to: Timestamp(20_000) },
+        given(&[(20_000, b"\x06\x01klate")]),
+        end.clone(),
+    ];
+    assert_eq!(of("Pairs"), pairs);
+    let plain = of("Plain");
+    assert_eq!(plain[1..], [end]);
+    let TestEvent::Elements { elements, .. } = &plain[0] else { panic!("{plain:?}") };
+    for (at, value) in elements {
+        assert_eq!((*at, usize::from(value[0])), (Timestamp::MIN, value.len() - 1));
     }
 }
 
@@ -358,7 +381,7 @@ macro_rules! golden {
 golden! {
     wordcount, side_inputs, side_input_of_itself, siblings, flatten_of_differing_coders, flatten_of_nothing, sessions,
     custom_windows, custom_merging_windows, splittable, counting_trigger, reshuffle, cogroup, several_outputs,
-    stateful, timers, batches,
+    stateful, timers, batches, streams, streams_of_several_outputs, stream_from_a_service,
 }
 
 #[test]

@@ -107,6 +107,10 @@ pub(crate) struct TimerSpec {
 pub(crate) enum Kind {
     Impulse,
     Flatten,
+    /// Its elements are in this coder.
+    TestStream {
+        coder: CoderName,
+    },
     GroupByKey,
     Redistribute {
         by_key: bool,

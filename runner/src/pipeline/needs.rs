@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ferrobeam_proto::pipeline as pb;
+use ferrobeam_proto::pipeline::test_stream_payload::event::Event;
 use ferrobeam_proto::urns::standard_coders;
 use ferrobeam_proto::urns::standard_ptransforms::{
     combine_components, composites, deprecated_primitives, primitives, splittable_par_do_components as splittable,
@@ -64,7 +65,7 @@ pub(super) fn leaf(
             }
             reader.one_main_input();
         }
-        primitives::TEST_STREAM => reader.complain("is a TestStream, which is not supported yet"),
+        primitives::TEST_STREAM => reader.test_stream(),
         deprecated_primitives::READ => reader.complain(
             "is a deprecated read, whose source only its own SDK can open; drop the experiment use_deprecated_read, \
              so that it becomes a splittable DoFn",
@@ -141,15 +142,52 @@ impl Reader<'_> {
         {
             self.complain(format!("is an impulse, whose element is bytes, but its output has the coder {urn}"));
         }
-        let window_fn = self
-            .transform
-            .output()
-            .and_then(|output| self.components.pcollections.get(output.0.as_str()))
-            .and_then(|output| self.components.windowing_strategies.get(&output.windowing_strategy_id))
-            .and_then(|strategy| strategy.window_fn.as_ref());
-        if window_fn.is_some_and(|window_fn| window_fn.urn != global_windows_payload::PROPERTIES) {
+        if self.gives_other_windows() {
             self.complain("is an impulse, whose element is in the global window, but its output is windowed otherwise");
         }
+    }
+
+    fn test_stream(&mut self) {
+        let Some(payload) = self.payload::<pb::TestStreamPayload>() else { return };
+        self.transform.kind = Kind::TestStream { coder: CoderName::from(payload.coder_id.as_str()) };
+        if !self.transform.inputs.is_empty() {
+            self.complain("is a TestStream and yet has an input");
+        }
+        if self.gives_other_windows() {
+            self.complain(
+                "is a TestStream, whose elements are in the global window, but its output is windowed otherwise",
+            );
+        }
+        if payload.endpoint.is_some_and(|endpoint| !endpoint.url.is_empty()) && !payload.events.is_empty() {
+            self.complain("is a TestStream that both lists events and names a service for them");
+        }
+        let outputs = self.transform.outputs.clone();
+        // With one output there is no doubt which is meant, whatever its SDK calls it in an event.
+        let known = |tag: &str| outputs.len() == 1 || outputs.contains_key(tag);
+        for event in &payload.events {
+            let tag = match &event.event {
+                Some(Event::WatermarkEvent(event)) => &event.tag,
+                Some(Event::ElementEvent(event)) => &event.tag,
+                Some(Event::ProcessingTimeEvent(_)) => continue,
+                None => {
+                    self.complain("is a TestStream with an event of a kind unknown here");
+                    continue;
+                }
+            };
+            if !known(tag) {
+                self.complain(format!("is a TestStream with an event for \"{tag}\", which is none of its outputs"));
+            }
+        }
+    }
+
+    /// Whether an output is in other windows than the global one.
+    fn gives_other_windows(&self) -> bool {
+        let strategies = self.transform.outputs.values().filter_map(|output| {
+            let output = self.components.pcollections.get(output.0.as_str())?;
+            self.components.windowing_strategies.get(&output.windowing_strategy_id)
+        });
+        let mut window_fns = strategies.filter_map(|strategy| strategy.window_fn.as_ref());
+        window_fns.any(|window_fn| window_fn.urn != global_windows_payload::PROPERTIES)
     }
 
     fn flatten(&mut self) {

@@ -171,7 +171,6 @@ fn what_is_not_supported_is_named_all_at_once() {
     builder.par_do("sorted", &sorted, &["start"], &[]);
     let both = pb::ParDoPayload { restriction_coder_id: "bytes".to_owned(), ..sorted };
     builder.par_do("splittable", &both, &["unbounded"], &[]);
-    builder.leaf("stream", "teststream", "", &[], &[]);
     builder.leaf("old", "read", "", &[], &[]);
     let refusal = builder.plan().unwrap_err();
     assert_contains(
@@ -182,11 +181,10 @@ fn what_is_not_supported_is_named_all_at_once() {
             "\"the timed\" names \"end\" for the expiration of windows",
             "\"the sorted\" needs an input of keys and values, but its coder is beam:coder:bytes:v1",
             "\"the splittable\" is a splittable DoFn that keeps state or timers by key",
-            "\"the stream\" is a TestStream",
             "use_deprecated_read",
         ],
     );
-    assert_eq!(refusal.transforms().count(), 8);
+    assert_eq!(refusal.transforms().count(), 7);
 }
 
 #[test]
@@ -521,6 +519,49 @@ fn what_no_window_can_do_is_refused() {
     assert_contains(&refusal(|it| it.trigger = Some(pb::Trigger::default())), &["of a kind unknown here"]);
     let empty = pb::trigger::Trigger::AfterAll(pb::trigger::AfterAll::default());
     assert!(super::trigger::trigger(Some(&pb::Trigger { trigger: Some(empty) })).is_err());
+}
+
+#[test]
+fn test_streams_that_cannot_be_played_are_refused() {
+    use pb::test_stream_payload::{Event, event};
+    let mut builder = Builder::new();
+    let watermark = event::AdvanceWatermark { new_watermark: 5, tag: "neither".to_owned() };
+    let stream = pb::TestStreamPayload {
+        coder_id: "no_coder".to_owned(),
+        events: vec![Event::default(), Event { event: Some(event::Event::WatermarkEvent(watermark)) }],
+        endpoint: Some(pb::ApiServiceDescriptor { url: "there".to_owned(), ..Default::default() }),
+    };
+    builder.pcollection("one", "bytes");
+    builder.pcollection("other", "bytes");
+    builder.leaf("stream", "teststream", stream.encode_to_vec(), &["start"], &["one", "other"]);
+    assert_contains(
+        &builder.refusal(),
+        &["has an input", "lists events and names a service", "a kind unknown", "\"neither\"", "\"no_coder\""],
+    );
+}
+
+#[test]
+fn test_streams_of_go_need_no_converting() {
+    let stream = |capability: &str| {
+        let mut builder = Builder::new();
+        let payload = pb::TestStreamPayload { coder_id: "kv".to_owned(), ..Default::default() };
+        builder.pcollection("pairs", "kv");
+        builder.components().pcollections.get_mut("pairs").unwrap().is_bounded = 0;
+        builder.leaf("stream", "teststream", payload.encode_to_vec(), &[], &["pairs"]);
+        builder.pcollection("groups", "grouped");
+        builder.leaf("group", "group_by_key", "", &["pairs"], &["groups"]);
+        builder.components().environments.get_mut("env").unwrap().capabilities = vec![capability.to_owned()];
+        builder.plan().unwrap().to_string()
+    };
+    insta::assert_snapshot!(stream("beam:version:sdk_base:go:apache/beam_go_sdk:2.77.0"), @r#"
+    impulse -> start
+    test stream "the stream", 0 events -> pairs
+    group "the group" as it comes pairs -> groups in global windows
+    start: prefixed in global windows
+    pairs: kv(prefixed, prefixed) in global windows, unbounded
+    groups: kv(prefixed, iterable(prefixed)) in global windows, unbounded
+    "#);
+    assert_contains(&stream("beam:version:sdk_base:apache/beam_java17_sdk:2.77.0"), &["flatten \"the stream\""]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::draft::Draft;
 use super::fuse::{FusedStage, Fusion};
 use super::{
     Collection, CollectionId, Environment, EnvironmentId, Node, Plan, Port, SideInput, Stage, StageId, WindowMapping,
-    bounds, keyed, merge_windows,
+    bounds, keyed, merge_windows, test_stream,
 };
 use crate::element::WireCoder;
 use crate::pipeline::{CoderName, EnvironmentName, Kind, PCollectionName, Refusal, windowing};
@@ -117,8 +117,15 @@ impl Assembly<'_> {
 
     fn runner_node(&mut self, index: usize) -> Result<(), Refusal> {
         let transform = self.draft.transforms[index].clone();
-        let Some(output) = transform.output() else { return Ok(()) };
         let name = transform.unique_name.clone();
+        if let Kind::TestStream { .. } = transform.kind {
+            let events = test_stream::events(&self.draft.coders, &transform)?;
+            let outputs = transform.outputs.iter().map(|(tag, output)| (tag.clone(), self.collection(output)));
+            let outputs = outputs.collect();
+            self.plan.nodes.push(Node::TestStream { name, events, outputs });
+            return Ok(());
+        }
+        let Some(output) = transform.output() else { return Ok(()) };
         let node = match transform.kind {
             Kind::Impulse => Node::Impulse { output: self.collection(output) },
             Kind::Flatten => Node::Flatten {

@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ferrobeam_proto::pipeline as pb;
+use ferrobeam_proto::pipeline::is_bounded::Enum as Said;
 
-use crate::pipeline::{PCollectionName, Transform};
+use crate::pipeline::{Kind, PCollectionName, Transform};
 
 /// The unbounded collections; `transforms` are in topological order. A side input may be unbounded and its reader's
 /// output not: the output ends with the main input.
@@ -18,12 +19,16 @@ pub(super) fn unbounded(
     let mut unbounded = BTreeSet::new();
     for transform in transforms {
         let from_unbounded = transform.main_inputs().any(|(_, input)| unbounded.contains(input));
-        unbounded
-            .extend(transform.outputs.values().filter(|output| from_unbounded || says(pcollections, output)).cloned());
+        for output in transform.outputs.values() {
+            let said = match pcollections.get(output).map(pb::PCollection::is_bounded) {
+                Some(Said::Unbounded) => true,
+                Some(Said::Bounded) => false,
+                Some(Said::Unspecified) | None => matches!(transform.kind, Kind::TestStream { .. }),
+            };
+            if from_unbounded || said {
+                unbounded.insert(output.clone());
+            }
+        }
     }
     unbounded
-}
-
-fn says(pcollections: &BTreeMap<PCollectionName, pb::PCollection>, name: &PCollectionName) -> bool {
-    pcollections.get(name).is_some_and(|proto| proto.is_bounded() == pb::is_bounded::Enum::Unbounded)
 }

@@ -59,6 +59,11 @@ impl CoderTable {
         self.protos.get(id).and_then(|coder| coder.spec.as_ref()).map_or("", |spec| spec.urn.as_str())
     }
 
+    /// Whether a coder has this URN.
+    pub(super) fn is(&self, id: &CoderName, urn: &str) -> bool {
+        self.urn(id) == urn
+    }
+
     pub(super) fn component(&self, id: &CoderName, index: usize) -> Option<CoderName> {
         self.protos.get(id)?.component_coder_ids.get(index).map(|id| CoderName::from(id.as_str()))
     }

@@ -1,7 +1,7 @@
 //! The executable plan: what the dataflow builder walks. A value, printable and serialisable.
 //!
 //! [`build`] makes it from a validated pipeline by rewrites, each a function of its own: combines and splittable ParDos
-//! are taken apart, coders made to agree where the runner hands bytes on, chains fused, and every border given coders
+//! are taken apart, TestStreams given ends to their elements, coders made to agree where the runner hands bytes on, chains fused, and every border given coders
 //! that the runner can walk.
 //!
 //! Nodes stand in a topological order that depends on nothing but the pipeline, because every worker must build the
@@ -18,6 +18,7 @@ mod fuse;
 mod keyed;
 mod merge_windows;
 mod splittable;
+mod test_stream;
 mod transcode;
 
 use bytes::Bytes;
@@ -340,6 +341,7 @@ pub fn build(pipeline: &Pipeline, _options: &PlanOptions) -> Result<Plan, Refusa
     let mut draft = draft::Draft::new(pipeline);
     combine::expand(&mut draft)?;
     splittable::expand(&mut draft)?;
+    test_stream::expand(&mut draft)?;
     transcode::insert(&mut draft)?;
     let fusion = fuse::fuse(&draft.transforms);
     assemble::assemble(&mut draft, fusion)

@@ -52,21 +52,33 @@ pub(super) fn insert(draft: &mut Draft) -> Result<(), Refusal> {
                     )
                 })?;
             let converted = draft.new_pcollection(&input, &format!("{}/{local}", transform.id), &wanted);
-            let mut convert = transform.clone();
-            convert.id = draft.new_id(&transform.id, &format!("convert/{local}"));
-            convert.kind = Kind::Sdk;
-            convert.spec.urn = primitives::FLATTEN.to_owned();
-            convert.spec.payload.clear();
-            convert.inputs = BTreeMap::from([("i0".to_owned(), input.clone())]);
-            convert.outputs = BTreeMap::from([("i0".to_owned(), converted.clone())]);
-            convert.environment = Some(environment);
-            result.push(convert);
+            result.push(converter(draft, &transform, &local, &input, &converted, &environment));
             done.insert(input, converted.clone());
             transform.inputs.insert(local, converted);
         }
         result.push(transform);
         Ok(result)
     })
+}
+
+/// An SDK-side flatten of `from` to `to`, for an end `local` of a transform that the runner runs.
+pub(super) fn converter(
+    draft: &mut Draft,
+    transform: &Transform,
+    local: &str,
+    from: &PCollectionName,
+    to: &PCollectionName,
+    environment: &EnvironmentName,
+) -> Transform {
+    let mut convert = transform.clone();
+    convert.id = draft.new_id(&transform.id, &format!("convert/{local}"));
+    convert.kind = Kind::Sdk;
+    convert.spec.urn = primitives::FLATTEN.to_owned();
+    convert.spec.payload.clear();
+    convert.inputs = BTreeMap::from([("i0".to_owned(), from.clone())]);
+    convert.outputs = BTreeMap::from([("i0".to_owned(), to.clone())]);
+    convert.environment = Some(environment.clone());
+    convert
 }
 
 /// What a grouping's input would have to be encoded with for its output's coder to read it, if the two do not agree on
@@ -101,14 +113,14 @@ fn same_windows(
 }
 
 /// Who gives and who reads each collection, before anything was inserted.
-struct Neighbours {
+pub(super) struct Neighbours {
     /// For each PCollection its giver's environment, or if the runner gives it, what that reads.
     upstream: BTreeMap<PCollectionName, Result<EnvironmentName, Vec<PCollectionName>>>,
     downstream: BTreeMap<PCollectionName, Vec<Result<EnvironmentName, Vec<PCollectionName>>>>,
 }
 
 impl Neighbours {
-    fn of(transforms: &[Transform]) -> Neighbours {
+    pub(super) fn of(transforms: &[Transform]) -> Neighbours {
         let mut neighbours = Neighbours { upstream: BTreeMap::new(), downstream: BTreeMap::new() };
         for transform in transforms {
             let sdk = transform.environment.clone().filter(|_| transform.is_sdk());
@@ -124,8 +136,16 @@ impl Neighbours {
         neighbours
     }
 
+    pub(super) fn is_read(&self, pcollection: &PCollectionName) -> bool {
+        self.downstream.contains_key(pcollection)
+    }
+
     /// The environment of the SDK transform nearest upstream of `input`, or else downstream of `output`.
-    fn environment_near(&self, input: &PCollectionName, output: &PCollectionName) -> Option<EnvironmentName> {
+    pub(super) fn environment_near(
+        &self,
+        input: &PCollectionName,
+        output: &PCollectionName,
+    ) -> Option<EnvironmentName> {
         nearest(input, |id| self.upstream.get(id).into_iter())
             .or_else(|| nearest(output, |id| self.downstream.get(id).into_iter().flatten()))
     }
