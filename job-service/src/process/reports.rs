@@ -117,6 +117,11 @@ impl JobObserver for Reports {
         self.changed.store(true, Ordering::Relaxed);
     }
 
+    fn counted(&self, metric: Metric) {
+        self.metrics.commit(vec![metric]);
+        self.changed.store(true, Ordering::Relaxed);
+    }
+
     fn warning(&self, message: String) {
         if self.stopping.load(Ordering::Relaxed) {
             return;

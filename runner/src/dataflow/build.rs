@@ -15,6 +15,7 @@ use super::edge::Edge;
 use super::flow::Flow;
 use super::group::{self, Grouping};
 use super::impulse;
+use super::keyed;
 use super::materialise;
 use super::merge::Merger;
 use super::quiescence::{self, Quiescence};
@@ -22,16 +23,18 @@ use super::route::{self, Route};
 use super::run::Reporter;
 use super::test_stream;
 use crate::clock::{Clock, TestClock, WallClock};
-use crate::executor::StateServer;
 use crate::grouping::StoredIterables;
 use crate::plan::{Access, CollectionId, Node, Plan, Stage, StageId};
 use crate::side_input::SideInputTable;
+use crate::state::Stores;
 use crate::time::Moment;
 
 /// What all workers of a process share.
 pub(crate) struct Shared {
     iterables: Arc<StoredIterables>,
     tables: BTreeMap<(CollectionId, Access), Arc<SideInputTable>>,
+    /// Opens the stores of keyed state.
+    pub(crate) stores: Stores,
     /// The processing time that operators of this process go by.
     pub(crate) clock: Arc<dyn Clock>,
     /// The same clock where the plan has a TestStream, which moves it.
@@ -52,10 +55,16 @@ impl Shared {
             Some(clock) => Arc::clone(clock) as Arc<dyn Clock>,
             None => Arc::new(WallClock),
         };
-        Shared { iterables: Arc::new(StoredIterables::new(&job.budget)), tables, clock, test_clock }
+        Shared {
+            iterables: Arc::new(StoredIterables::new(&job.budget)),
+            tables,
+            stores: Stores::new(job.settings.store, &job.budget),
+            clock,
+            test_clock,
+        }
     }
 
-    fn state(&self, stage: &Stage) -> Arc<dyn StateServer> {
+    fn state(&self, stage: &Stage) -> Arc<StageState> {
         let side_inputs: HashMap<_, _> = stage
             .side_inputs
             .iter()
@@ -192,7 +201,15 @@ impl<'scope> Builder<'scope, '_> {
         }
         let input = self.edge(stage.input.collection);
         let ends = (Rc::clone(&self.flow), Rc::clone(&self.reporter));
-        let outputs = super::stage::build(self.scope, self.job, id, input, barriers, self.shared.state(stage), ends);
+        let state = self.shared.state(stage);
+        let outputs = match &stage.keyed {
+            None => super::stage::build(self.scope, self.job, id, input, barriers, state, ends),
+            Some(keyed) => {
+                let parts =
+                    keyed::Parts { state, clock: Arc::clone(&self.shared.clock), stores: self.shared.stores.clone() };
+                keyed::build(self.scope, self.job, (id, keyed), input, barriers, parts, ends)
+            }
+        };
         let mut outputs = outputs.into_iter();
         for (port, edge) in stage.outputs.iter().zip(&mut outputs) {
             // Several sinks may feed one collection (a flatten inside the stage): they add up.

@@ -59,6 +59,11 @@ impl Emissions {
         }
     }
 
+    /// The least watermark that the capabilities stand at; none once they are gone.
+    pub(crate) fn least(&self) -> Option<i64> {
+        self.held.iter().map(|moment| moment.watermark).min()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }

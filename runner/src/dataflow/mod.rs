@@ -19,6 +19,7 @@ mod emission;
 mod flow;
 mod group;
 mod impulse;
+mod keyed;
 mod materialise;
 mod merge;
 mod queue;
@@ -99,6 +100,8 @@ impl Default for Settings {
 pub trait JobObserver: Send + Sync {
     /// A bundle of `stage` succeeded, with these metrics.
     fn committed(&self, stage: StageId, metrics: Vec<Metric>);
+    /// The runner itself counted something, such as elements that came too late.
+    fn counted(&self, metric: Metric);
     /// Something the job's owner should know, though the job goes on.
     fn warning(&self, message: String);
 }

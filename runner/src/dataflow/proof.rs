@@ -100,6 +100,7 @@ impl Bundle for Pending {
 struct Silent;
 impl JobObserver for Silent {
     fn committed(&self, _stage: StageId, _metrics: Vec<Metric>) {}
+    fn counted(&self, _metric: Metric) {}
     fn warning(&self, _message: String) {}
 }
 

@@ -12,6 +12,7 @@ use super::cluster::{self, Topology};
 use super::{Job, JobFailure};
 use crate::element::ElementError;
 use crate::executor::Fault;
+use crate::state::StoreError;
 
 /// How one worker thread ended, or that the job cannot go on.
 pub(crate) enum Report {
@@ -40,6 +41,11 @@ impl Reporter {
     pub(crate) fn storage(&self, operator: &str, error: &io::Error) {
         let place = self.job.budget.spill_dir().display();
         self.fail(JobFailure::runner(format!("{operator}: data kept on disk under {place} failed: {error}")));
+    }
+
+    /// Keyed state could not be written or read.
+    pub(crate) fn state(&self, operator: &str, error: &StoreError) {
+        self.fail(JobFailure::runner(format!("{operator}: {error}")));
     }
 
     /// Data from a harness is not what its coder says.

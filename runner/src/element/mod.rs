@@ -5,6 +5,7 @@ mod builder;
 mod outputs;
 mod spill_queue;
 mod splitter;
+mod timer;
 mod windowed;
 mod wire;
 
@@ -18,6 +19,7 @@ pub use builder::BatchBuilder;
 pub use outputs::{MEMORY_LIMIT, OutputError, Outputs};
 pub use spill_queue::SpillQueue;
 pub use splitter::{MAX_ELEMENT, Splitter};
+pub use timer::{TimerTimes, TimerView};
 pub use windowed::{
     ElementCoder, ElementView, PANE_NO_FIRING, PANE_ON_TIME_AND_ONLY, Windows, encode_windowed_header,
     encode_windowed_value,

@@ -16,6 +16,9 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use ferrobeam_proto::urns::monitoring_info_specs::USER_SUM_INT64;
+
+use crate::element::put_varint;
 use value::Value;
 
 /// One metric value: a `MonitoringInfo` of the protocol.
@@ -29,6 +32,25 @@ pub struct Metric {
     pub labels: BTreeMap<String, String>,
     /// The value.
     pub payload: Bytes,
+}
+
+impl Metric {
+    /// A counter of the runner's own, which users find beside those of the transform `transform` (its id).
+    pub fn counter(transform: &str, namespace: &str, name: &str, count: u64) -> Metric {
+        let mut payload = Vec::new();
+        put_varint(&mut payload, count);
+        let label = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        Metric {
+            urn: USER_SUM_INT64.urn.to_owned(),
+            type_urn: USER_SUM_INT64.type_urn.to_owned(),
+            labels: BTreeMap::from([
+                label("PTRANSFORM", transform),
+                label("NAMESPACE", namespace),
+                label("NAME", name),
+            ]),
+            payload: payload.into(),
+        }
+    }
 }
 
 /// What tells metrics apart.
