@@ -16,7 +16,11 @@ class Bounded(fn_runner_test.FnApiRunnerTest):
   streaming = False
 
   def create_options(self, is_drain=False):
-    options = po.PipelineOptions.from_dictionary({'job_name': '%s_%s' % (self._testMethodName, time.time())})
+    options = po.PipelineOptions.from_dictionary({
+        'job_name': '%s_%s' % (self._testMethodName, time.time()),
+        # The tests of draining expect it to be on from the start, as the SDK's own runner has it.
+        'ferrobeam_drain': is_drain,
+    })
     portable = options.view_as(po.PortableOptions)
     portable.job_endpoint = os.environ['JOB_ENDPOINT']
     portable.environment_type = 'LOOPBACK'

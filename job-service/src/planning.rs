@@ -22,9 +22,6 @@ fn lacking(plan: &Plan) -> Vec<(String, String)> {
             Node::GroupByKey { name, bounded: false, .. } => lacks(name, "groups unbounded input"),
             Node::Stage(id) => {
                 let Some(stage) = plan.stages.get(id.0 as usize) else { continue };
-                if stage.keyed.is_some() {
-                    lacks(&stage.name, "keeps state or timers by key");
-                }
                 if stage.side_inputs.iter().any(|side_input| unbounded(side_input.collection)) {
                     lacks(&stage.name, "reads an unbounded side input");
                 }

@@ -65,6 +65,12 @@ pub const CATALOGUE: &[OptionEntry] = &[
     entry("number_of_execution_retries", Integer(-1), Honoured, "How often a failed bundle is run again"),
     entry("execution_retry_delay", Integer(-1), Honoured, "Milliseconds before a failed bundle is run again"),
     entry("ferrobeam_processes", Integer(-1), Honoured, "Processes that the job's worker threads are spread over"),
+    entry(
+        "ferrobeam_drain",
+        Flag(false),
+        Honoured,
+        "Drain the job from its start: every source is truncated before it runs; shows how a pipeline drains",
+    ),
     entry("ferrobeam_memory", Text(""), Honoured, "User data that each process may keep in memory, such as 512MiB"),
     entry("max_parallelism", Integer(-1), Accepted(NO_STATE_YET), "Number of key groups of keyed state"),
     entry(

@@ -34,6 +34,8 @@ pub struct JobOptions {
     pub max_bundle_time: Option<Duration>,
     /// Where keyed state is kept.
     pub state_backend: Option<StateBackend>,
+    /// The job drains from its start.
+    pub draining: bool,
     /// How often a failed bundle is run again.
     pub retries: Option<u32>,
     /// The wait before that.
@@ -70,6 +72,7 @@ pub fn parse(options: &Struct) -> Result<(JobOptions, Vec<Remark>), OptionsRefus
         max_bundle_size: reader.positive("max_bundle_size"),
         max_bundle_time: reader.positive("max_bundle_time_mills").map(|n| Duration::from_millis(n.get() as u64)),
         state_backend: reader.backend("state_backend"),
+        draining: reader.flag("ferrobeam_drain").unwrap_or(false),
         retries: reader.integer("number_of_execution_retries").and_then(|n| u32::try_from(n).ok()),
         retry_delay: reader
             .integer("execution_retry_delay")

@@ -152,6 +152,9 @@ impl Part {
             drain: self.drain.clone(),
             test_events: Arc::new(TestStreamServices::new(Handle::current())),
         };
+        if deployment.draining {
+            job.drain.request();
+        }
         self.reports.send(Report::Started(v1::Started {})).await;
         let ended = start_dataflow(job, topology).map_err(|e| format!("cannot start a thread: {e}"))?;
         let ended = tokio::select! {

@@ -83,6 +83,7 @@ impl Deployable {
                 retain_docker_containers: options.retain_docker_containers,
             }),
             store: v1::Store::from(store).into(),
+            draining: options.draining,
         })
     }
 }

@@ -226,7 +226,7 @@ pub(super) fn job(plan: Plan, logic: Arc<Logic>, fails: u64, memory: usize, dir:
 }
 
 /// No TestStream asks a service.
-struct NoService;
+pub(crate) struct NoService;
 
 impl TestEventService for NoService {
     fn open(&self, url: &str, _outputs: Vec<String>, sink: TestEventSink) {

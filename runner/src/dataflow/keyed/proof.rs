@@ -212,8 +212,8 @@ fn plan() -> Plan {
             transform: "count".into(),
             state: "n".into(),
             kind: StateKind::Bag,
-            value: WireCoder::Prefixed,
-            key: None,
+            value: Some(WireCoder::Prefixed),
+            single_valued: false,
         }],
         timers: vec![TimerFamily {
             transform: "count".into(),
@@ -264,6 +264,7 @@ fn run_with(workers: usize, fails: u64) {
             ..Settings::default()
         },
         drain: Drain::default(),
+        test_events: Arc::new(crate::dataflow::proof::NoService),
     };
     run(job, Topology::single(workers)).unwrap();
     let keys = (0..KEYS).flat_map(|key| (0..WINDOWS).map(move |window| (key, window)));
