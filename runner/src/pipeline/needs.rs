@@ -41,7 +41,11 @@ pub(super) fn leaf(
         primitives::IMPULSE => reader.impulse(),
         primitives::FLATTEN => reader.flatten(),
         primitives::GROUP_BY_KEY => reader.group_by_key(),
-        composites::RESHUFFLE | composites::REDISTRIBUTE_ARBITRARILY => reader.redistribute(false),
+        composites::RESHUFFLE => {
+            let by_key = reader.groups_by_its_own_key(proto);
+            reader.redistribute(by_key);
+        }
+        composites::REDISTRIBUTE_ARBITRARILY => reader.redistribute(false),
         composites::REDISTRIBUTE_BY_KEY => reader.redistribute(true),
         composites::COMBINE_PER_KEY => reader.combine_per_key(),
         combine_components::COMBINE_PER_KEY_PRECOMBINE
@@ -230,6 +234,20 @@ impl Reader<'_> {
         if by_key {
             self.wants_kv();
         }
+    }
+
+    /// Whether a reshuffle's own expansion groups its input by the key that it has, as Java's does and Python's, which
+    /// draws random keys, does not. Elements of a key then stay in order.
+    fn groups_by_its_own_key(&self, proto: &pb::PTransform) -> bool {
+        let key_of = |id: &PCollectionName| {
+            let coder = self.coder(Some(id)).filter(|coder| spec_urn(coder) == standard_coders::KV)?;
+            coder.component_coder_ids.first()
+        };
+        let Some(own) = self.transform.main_input().and_then(|(_, input)| key_of(input)) else { return false };
+        proto.subtransforms.iter().filter_map(|id| self.components.transforms.get(id)).any(|part| {
+            let mut inputs = part.inputs.values().map(|input| PCollectionName::from(input.as_str()));
+            urn(part) == primitives::GROUP_BY_KEY && inputs.any(|input| key_of(&input) == Some(own))
+        })
     }
 
     fn combine_per_key(&mut self) {

@@ -145,13 +145,14 @@ impl Assembly<'_> {
                             Merging::Custom => Some(merge_windows::stage(self, &transform, from)?),
                             _ => None,
                         };
+                        let waits = !self.unbounded.contains(from) && windowing.trigger.waits_for_the_end();
                         Node::GroupByKey {
                             name,
                             input,
                             output: self.collection(output),
                             windowing,
                             merge,
-                            bounded: !self.unbounded.contains(from),
+                            bounded: waits,
                         }
                     }
                 }

@@ -111,7 +111,7 @@ pub enum Node {
         windowing: Windowing,
         /// For custom merging windows, the stage that runs the SDK's merge function (`beam:transform:merge_windows:v1`).
         merge: Option<StageId>,
-        /// The input is bounded: everything may wait for its end, and each window fires once.
+        /// The input is bounded and its trigger fires at no window before that ends: each fires once, at the end of all.
         bounded: bool,
     },
     /// Moves elements between workers, keeping timestamp, windows and pane.

@@ -100,6 +100,13 @@ pub enum Trigger {
     Repeat(Box<Trigger>),
 }
 
+impl Trigger {
+    /// Whether it never fires before the end of the window.
+    pub fn waits_for_the_end(&self) -> bool {
+        matches!(self, Trigger::Default | Trigger::Never | Trigger::AfterEndOfWindow { early: None, .. })
+    }
+}
+
 /// A step in reckoning a time from another (`TimestampTransform` of the pipeline proto), in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TimestampTransform {
