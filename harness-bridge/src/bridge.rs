@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::bundle::Executor;
 use crate::config::BridgeConfig;
-use crate::environment::Pool;
+use crate::environment::{Pool, Residences};
 use crate::error::{BridgeError, EnvironmentError};
 use crate::harness::{Harnesses, Phase};
 use crate::shared::Shared;
@@ -97,6 +97,7 @@ impl Bridge {
             stages_by_descriptor,
             pools,
             harnesses: Harnesses::default(),
+            residences: Residences::default(),
             tasks: Tasks::new(runtime.clone()),
             keepers: Tasks::new(runtime),
             closing: watch::Sender::new(false),

@@ -10,7 +10,7 @@ use ferrobeam_runner::plan::{EnvironmentId, StageId};
 use tokio::sync::watch;
 
 use crate::config::BridgeConfig;
-use crate::environment::Pool;
+use crate::environment::{Pool, Residences};
 use crate::harness::Harnesses;
 use crate::log::{HarnessLog, Severity};
 use crate::stage::Stage;
@@ -28,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) stages_by_descriptor: HashMap<String, Arc<Stage>>,
     pub(crate) pools: BTreeMap<EnvironmentId, Arc<Pool>>,
     pub(crate) harnesses: Harnesses,
+    pub(crate) residences: Residences,
     /// Bundles, streams, whatever may be cut off at the end.
     pub(crate) tasks: Tasks,
     /// The slots of the pools, which stop their harnesses in good order.

@@ -31,7 +31,13 @@ pub(crate) struct Stage {
     /// The timer families, in the order of the plan's stage.
     pub(crate) timers: Vec<TimerPort>,
     /// Side inputs never change while this bridge lives, so that one token each serves all bundles.
-    pub(crate) cache_tokens: Vec<CacheToken>,
+    side_input_tokens: Vec<CacheToken>,
+    /// Its transforms keep state by key, which a harness may cache.
+    pub(crate) keeps_state: bool,
+    /// It can be asked to hand work back.
+    pub(crate) splittable: bool,
+    /// The transforms that take the stage's input: the ones whose work can be handed back.
+    heads: BTreeSet<String>,
     transform_names: HashMap<String, String>,
 }
 
@@ -88,6 +94,12 @@ impl Stage {
         // The very service of the data ports: harnesses put timers and data of one service on one stream, in order.
         descriptor.timer_api_service_descriptor = (!timers.is_empty()).then(|| endpoint.clone());
         let outputs: Vec<String> = stage.outputs.iter().map(|port| port.transform.clone()).collect();
+        let source = descriptor.transforms.get(&stage.input.transform);
+        let input: BTreeSet<&String> = source.iter().flat_map(|source| source.outputs.values()).collect();
+        let heads = (descriptor.transforms.iter())
+            .filter(|(_, transform)| transform.inputs.values().any(|collection| input.contains(collection)))
+            .map(|(id, _)| id.clone())
+            .collect();
         Ok(Stage {
             id,
             name: stage.name.clone(),
@@ -97,7 +109,10 @@ impl Stage {
             output_ports: outputs.iter().cloned().zip(0..).collect(),
             outputs,
             timers,
-            cache_tokens: cache_tokens(stage, &descriptor_id),
+            keeps_state: stage.keyed.as_ref().is_some_and(|keyed| !keyed.states.is_empty()),
+            splittable: stage.splittable,
+            heads,
+            side_input_tokens: side_input_tokens(stage, &descriptor_id),
             transform_names: stage.transforms.iter().cloned().collect(),
             descriptor_id,
         })
@@ -113,13 +128,27 @@ impl Stage {
         self.timers.iter().position(|timer| timer.transform == transform && timer.family == family)
     }
 
+    /// True of a transform that takes the stage's input.
+    pub(crate) fn is_head(&self, transform: &str) -> bool {
+        self.heads.contains(transform)
+    }
+
+    /// The cache tokens of a bundle whose user state may be cached under `state`.
+    pub(crate) fn cache_tokens(&self, state: Option<u64>) -> Vec<CacheToken> {
+        let state = state.map(|token| CacheToken {
+            token: format!("{}-{token}", self.descriptor_id).into(),
+            r#type: Some(cache_token::Type::UserState(cache_token::UserState {})),
+        });
+        self.side_input_tokens.iter().cloned().chain(state).collect()
+    }
+
     /// The user's name for a transform of the descriptor.
     pub(crate) fn transform_name(&self, transform: &str) -> Option<&str> {
         self.transform_names.get(transform).map(String::as_str)
     }
 }
 
-fn cache_tokens(stage: &plan::Stage, token: &str) -> Vec<CacheToken> {
+fn side_input_tokens(stage: &plan::Stage, token: &str) -> Vec<CacheToken> {
     let names: BTreeSet<(&str, &str)> =
         stage.side_inputs.iter().map(|side| (side.transform.as_str(), side.local_name.as_str())).collect();
     names

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,13 +18,14 @@ use ferrobeam_proto::fn_execution::beam_fn_state_client::BeamFnStateClient;
 use ferrobeam_proto::fn_execution::elements::{Data, Timers};
 use ferrobeam_proto::fn_execution::instruction_request::Request as Instruction;
 use ferrobeam_proto::fn_execution::instruction_response::Response as Answer;
+use ferrobeam_proto::fn_execution::process_bundle_split_response::ChannelSplit;
 use ferrobeam_proto::fn_execution::provision_service_client::ProvisionServiceClient;
 use ferrobeam_proto::fn_execution::{
     BundleApplication, DelayedBundleApplication, Elements, GetProcessBundleDescriptorRequest, GetProvisionInfoRequest,
     InstructionRequest, InstructionResponse, MonitoringInfosMetadataResponse, ProcessBundleDescriptor,
-    ProcessBundleRequest, ProcessBundleResponse, RemoteGrpcPort, StartWorkerRequest, StartWorkerResponse,
-    StateAppendRequest, StateGetRequest, StateKey, StateRequest, StateResponse, StopWorkerRequest, StopWorkerResponse,
-    state_key, state_request,
+    ProcessBundleRequest, ProcessBundleResponse, ProcessBundleSplitResponse, RemoteGrpcPort, StartWorkerRequest,
+    StartWorkerResponse, StateAppendRequest, StateGetRequest, StateKey, StateRequest, StateResponse, StopWorkerRequest,
+    StopWorkerResponse, state_key, state_request,
 };
 use ferrobeam_proto::pipeline::{Environment, FunctionSpec, MonitoringInfo, PTransform};
 use ferrobeam_proto::urns::fn_api_transforms::{DATA_SINK, DATA_SOURCE};
@@ -145,7 +147,7 @@ fn output(id: &str, transform: &str, data: Vec<u8>, is_last: bool) -> Elements {
     Elements { data: vec![data], timers: vec![] }
 }
 
-/// A stage of a source and a sink, which is all that the bridge looks at.
+/// A stage of a source, a step and a sink, which is all that the bridge looks at.
 fn stage() -> TestStage {
     let port = |urn: &str| PTransform {
         spec: Some(FunctionSpec {
@@ -154,24 +156,24 @@ fn stage() -> TestStage {
         }),
         ..Default::default()
     };
-    let transforms = [("source".into(), port(DATA_SOURCE)), ("sink".into(), port(DATA_SINK))].into();
+    let ends = |id: &str| BTreeMap::from([("only".to_owned(), id.to_owned())]);
+    let source = PTransform { outputs: ends("in"), ..port(DATA_SOURCE) };
+    let sink = PTransform { inputs: ends("out"), ..port(DATA_SINK) };
+    let step = PTransform { inputs: ends("in"), outputs: ends("out"), ..Default::default() };
+    let transforms = [("source".into(), source), ("step".into(), step), ("sink".into(), sink)].into();
     let descriptor = ProcessBundleDescriptor { transforms, ..Default::default() };
     TestStage {
         name: "fake".into(),
         descriptor: descriptor.encode_to_vec(),
         side_inputs: vec!["side".into()],
         timers: vec![],
+        elements: vec![],
     }
 }
 
 /// A stage whose step has two timer families.
 fn stage_with_timers() -> TestStage {
-    let mut stage = stage();
-    let mut descriptor = ProcessBundleDescriptor::decode(&stage.descriptor[..]).unwrap();
-    descriptor.transforms.insert("step".into(), PTransform::default());
-    stage.descriptor = descriptor.encode_to_vec();
-    stage.timers = vec!["a".into(), "b".into()];
-    stage
+    TestStage { timers: vec!["a".into(), "b".into()], ..stage() }
 }
 
 struct Fixture {
@@ -278,6 +280,7 @@ async fn small_bundles_travel_within_the_control_messages() {
     assert!(embedded.last().unwrap().is_last);
 
     let application = |millis: i64| BundleApplication {
+        transform_id: "step".into(),
         element: Bytes::from(element(b"rest")),
         output_watermarks: [
             ("x".to_owned(), prost_types::Timestamp { seconds: 10, nanos: 0 }),
@@ -630,6 +633,122 @@ async fn timers_of_no_family_fail_their_bundle() {
         assert!(error.message.contains(expected), "{error}");
         fixture.end().await;
     }
+}
+
+fn splittable() -> TestStage {
+    TestStage { elements: vec![vec![]], ..stage() }
+}
+
+fn work(element: &[u8]) -> DelayedBundleApplication {
+    let application = BundleApplication {
+        transform_id: "step".into(),
+        element: Bytes::copy_from_slice(element),
+        ..Default::default()
+    };
+    DelayedBundleApplication { application: Some(application), requested_time_delay: None }
+}
+
+fn cut(first: i64) -> ProcessBundleSplitResponse {
+    let channel = ChannelSplit { transform_id: String::new(), last_primary_element: 0, first_residual_element: first };
+    ProcessBundleSplitResponse { channel_splits: vec![channel], ..Default::default() }
+}
+
+#[tokio::test]
+async fn what_a_split_cuts_off_comes_back() {
+    let mut fixture = fixture_with(&[], splittable()).await;
+    let (mut bundle, mut outcome) = open(&fixture.bridge, 0, Arc::new(SideInputs::default()));
+    let (first, second): ([&[u8]; 2], [&[u8]; 3]) = ([b"0", b"1"], [b"2", b"3", b"4"]);
+    push(&mut *bundle, &first);
+    push(&mut *bundle, &second);
+    bundle.close();
+    let (id, _) = fixture.fake.bundle().await;
+    let (outputs, _inputs) = fixture.fake.data().await;
+    // At most one question is on its way, and the last of those that wait replaces the others.
+    let mut questions = Vec::new();
+    bundle.split(0.5);
+    questions.push(fixture.fake.instruction().await);
+    bundle.split(0.25);
+    bundle.split(-1.0);
+    fixture.fake.answer(&questions[0].0, Answer::ProcessBundleSplit(cut(4))).await;
+    questions.push(fixture.fake.instruction().await);
+    for ((_, question), fraction) in questions.iter().zip([0.5, 0.0]) {
+        let Instruction::ProcessBundleSplit(split) = question else { panic!("{question:?}") };
+        assert_eq!(split.instruction_id, id);
+        let desired = &split.desired_splits["source"];
+        assert_eq!((desired.fraction_of_remainder, desired.estimated_input_elements), (fraction, 5));
+    }
+    // The bundle is over before the answer comes that tells what it left out.
+    outputs.send(output(&id, "sink", vec![], true)).await.unwrap();
+    let response = ProcessBundleResponse { residual_roots: vec![work(b"later")], ..Default::default() };
+    fixture.fake.answer(&id, Answer::ProcessBundle(response)).await;
+    tokio::time::timeout(Duration::from_millis(50), &mut outcome).await.unwrap_err();
+    let split = ProcessBundleSplitResponse { residual_roots: vec![work(b"2, second half")], ..cut(3) };
+    fixture.fake.answer(&questions[1].0, Answer::ProcessBundleSplit(split)).await;
+    let done = outcome.await.unwrap().unwrap();
+    let residuals: Vec<&[u8]> = done.residuals.iter().map(|residual| &residual.element[..]).collect();
+    assert_eq!(residuals, [&b"later"[..], b"2, second half", &element(b"3"), &element(b"4")]);
+    assert!(done.residuals.iter().all(|residual| residual.delay.is_zero() && residual.hold.is_none()));
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn a_split_that_cannot_be_is_no_failure() {
+    let mut fixture = fixture_with(&[], splittable()).await;
+    let (_outputs, mut inputs) = fixture.fake.data().await;
+    for refused in [true, false] {
+        let (mut bundle, outcome) = open(&fixture.bridge, 0, Arc::new(SideInputs::default()));
+        push(&mut *bundle, &[b"0"]);
+        bundle.close();
+        let (id, _) = fixture.fake.bundle().await;
+        bundle.split(0.0);
+        let (question, _) = fixture.fake.instruction().await;
+        let response = InstructionResponse {
+            instruction_id: question,
+            error: if refused { "cannot split".into() } else { String::new() },
+            response: Some(Answer::ProcessBundleSplit(ProcessBundleSplitResponse::default())),
+        };
+        fixture.fake.responses.send(response).await.unwrap();
+        let response = ProcessBundleResponse { elements: Some(Elements::default()), ..Default::default() };
+        while !inputs.message().await.unwrap().unwrap().data.iter().any(|data| data.is_last) {}
+        fixture.fake.answer(&id, Answer::ProcessBundle(response)).await;
+        assert!(outcome.await.unwrap().unwrap().residuals.is_empty());
+        // Asked too late: nobody listens.
+        bundle.split(0.0);
+    }
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn a_split_before_the_first_element_ends_the_harness() {
+    let mut fixture = fixture_with(&[], splittable()).await;
+    let (mut bundle, outcome) = open(&fixture.bridge, 0, Arc::new(SideInputs::default()));
+    push(&mut *bundle, &[b"0"]);
+    bundle.close();
+    fixture.fake.bundle().await;
+    bundle.split(0.0);
+    let (question, _) = fixture.fake.instruction().await;
+    fixture.fake.answer(&question, Answer::ProcessBundleSplit(cut(-1))).await;
+    let error = outcome.await.unwrap().unwrap_err();
+    assert_eq!((error.fault, error.retry), (Fault::Environment, true), "{error}");
+    assert!(error.message.contains("before element -1"), "{error}");
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn work_of_a_transform_inside_the_stage_cannot_come_back() {
+    let mut fixture = fixture_with(&[CONTROL_REQUEST_ELEMENTS_EMBEDDING], splittable()).await;
+    let (mut bundle, outcome) = open(&fixture.bridge, 0, Arc::new(SideInputs::default()));
+    bundle.close();
+    let (id, _) = fixture.fake.bundle().await;
+    let mut inside = work(b"x");
+    inside.application.as_mut().unwrap().transform_id = "sink".into();
+    let elements = Some(Elements::default());
+    let response = ProcessBundleResponse { residual_roots: vec![inside], elements, ..Default::default() };
+    fixture.fake.answer(&id, Answer::ProcessBundle(response)).await;
+    let error = outcome.await.unwrap().unwrap_err();
+    assert_eq!((error.fault, error.retry), (Fault::Environment, true), "{error}");
+    assert!(error.message.contains("\"sink\""), "{error}");
+    fixture.end().await;
 }
 
 #[tokio::test]

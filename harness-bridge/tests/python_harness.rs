@@ -6,13 +6,15 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ferrobeam_harness_bridge::{Bridge, BridgeError, Severity};
 use ferrobeam_proto::pipeline::{AnyOfEnvironmentPayload, DockerPayload, Environment};
 use ferrobeam_proto::urns::standard_environments::{ANYOF, DOCKER};
-use ferrobeam_runner::executor::Fault;
+use ferrobeam_runner::executor::{BundleDone, Fault};
+use ferrobeam_runner::time::Timestamp;
 use prost::Message;
 use prost_types::value::Kind;
 use support::*;
@@ -44,11 +46,14 @@ fn descriptors() -> &'static Path {
 
 fn stages(names: &[&str]) -> Vec<TestStage> {
     let read = |name: &str, ending: &str| std::fs::read(descriptors().join(format!("{name}.{ending}"))).unwrap();
+    let byte = |hex: &[u8]| u8::from_str_radix(std::str::from_utf8(hex).unwrap(), 16).unwrap();
+    let bytes = |line: &str| line.as_bytes().chunks(2).map(byte).collect();
     names
         .iter()
         .map(|name| TestStage {
             name: (*name).to_owned(),
             descriptor: read(name, "descriptor"),
+            elements: String::from_utf8(read(name, "elements")).unwrap().lines().map(bytes).collect(),
             timers: String::from_utf8(read(name, "timers")).unwrap().lines().map(str::to_owned).collect(),
             side_inputs: String::from_utf8(read(name, "side_inputs")).unwrap().lines().map(str::to_owned).collect(),
         })
@@ -64,8 +69,8 @@ fn boot(folder: &Path) -> Environment {
 async fn a_python_process_runs_bundles() {
     let folder = tempfile::tempdir().unwrap();
     let logs = Arc::new(Collected::default());
-    let names = ["upper", "join", "count", "fail", "log", "grow", "wait", "join"];
-    let [upper, join, count, fail, log, grow, wait, join_again] = [0, 1, 2, 3, 4, 5, 6, 7];
+    let names = ["upper", "join", "count", "fail", "log", "grow", "wait", "join", "finalize"];
+    let [upper, join, count, fail, log, grow, wait, join_again, finalize] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
     let plan = plan(&boot(folder.path()), stages(&names));
     let mut config = config(plan, logs.clone(), folder.path());
     let cache = prost_types::Value { kind: Some(Kind::StringValue("100".into())) };
@@ -115,6 +120,17 @@ async fn a_python_process_runs_bundles() {
     assert_eq!(entry.severity, Severity::Warn);
     assert_eq!((entry.environment.as_str(), entry.stage.as_str()), ("python", "log"));
     assert_eq!((entry.transform.as_str(), entry.transform_name.as_str()), ("step", "user's log"));
+
+    // Callbacks run when the bundle is said to be durable; what they raise is told and no more.
+    for name in ["first", "fail"] {
+        let done = run(&bridge, finalize, &[name.as_bytes()]).await.unwrap();
+        let saw = format!("saw {name}");
+        assert!(logs.entries().iter().all(|entry| entry.message != saw));
+        done.requires_finalization.unwrap().finalize();
+        logs.wait_for(|entry| entry.message == saw).await;
+    }
+    let told = logs.wait_for(|entry| entry.message.contains("exception from finalization")).await;
+    assert!(told.message.contains("told the stage to fail"), "{}", told.message);
 
     // Outputs past what is held in memory, and an input past any default message size.
     let large = vec![b'z'; 3 << 20];
@@ -193,6 +209,91 @@ async fn user_code_keeps_state_and_sets_timers() {
     // Elements before timers, in one bundle. The cell is cleared and written again in one go.
     let done = run(&[(b"k", b"forget")], &[k]).await;
     assert_eq!(emitted(done), [&b"k tag forget zzz,forget"[..]]);
+    bridge.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn state_is_cached_while_bundles_of_a_part_succeed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(plan(&boot(folder.path()), stages(&["remember"])), Arc::default(), folder.path());
+    let cache = prost_types::Value { kind: Some(Kind::StringValue("100".into())) };
+    config.options.fields.insert("beam:option:max_cache_memory_usage_mb:v1".into(), cache);
+    let bridge = Bridge::start(config).await.unwrap();
+    let cells = Arc::new(Cells::default());
+    let run = async |partition, value: &[u8], family| {
+        let (mut bundle, outcome) = open_part(&bridge, 0, Some(partition), cells.clone());
+        push_pairs(&mut *bundle, &[(b"k", value)]);
+        let timer = Timer { key: b"k".into(), tag: b"".into(), fires: Some(0) };
+        bundle.push_timers(family, timer.encode());
+        bundle.close();
+        outcome.await.unwrap().map(|done| (emitted(done).concat(), cells.read.load(Ordering::Relaxed)))
+    };
+    let (fire, fail) = (0, 1);
+    assert_eq!(run(0, b"a", fire).await.unwrap(), (b"k  a a".to_vec(), 1));
+    assert_eq!(run(0, b"bb", fire).await.unwrap(), (b"k  a,bb a,bb".to_vec(), 1), "the harness knows the cell");
+    // Another part would see other keys; it must not trust what was cached for this one.
+    assert_eq!(run(1, b"ccc", fire).await.unwrap(), (b"k  a,bb,ccc a,bb,ccc".to_vec(), 2));
+    // What a failed bundle wrote is not kept, but the harness may have cached it.
+    run(0, b"dddd", fail).await.unwrap_err();
+    let (_, read) = run(0, b"eeeee", fire).await.unwrap();
+    assert_eq!(read, 3);
+    bridge.shutdown().await;
+}
+
+/// Runs a bundle of encoded elements.
+async fn run_encoded(bridge: &Bridge, elements: &[&[u8]]) -> BundleDone {
+    let (mut bundle, outcome) = open(bridge, 0, Arc::new(SideInputs::default()));
+    push_encoded(&mut *bundle, elements);
+    bundle.close();
+    outcome.await.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn splittable_elements_pause_and_are_split() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = stages(&["positions"]);
+    let given = stage[0].elements.clone();
+    let [slow, pause, last] = &given[..] else { panic!("{given:?}") };
+    let bridge = Bridge::start(config(plan(&boot(folder.path()), stage), Arc::default(), folder.path())).await.unwrap();
+    let positions = |name: &str, range: std::ops::Range<u32>| -> Vec<Vec<u8>> {
+        range.map(|position| format!("{name} {position}").into_bytes()).collect()
+    };
+
+    // Left by its own will.
+    let mut done = run_encoded(&bridge, &[pause, last]).await;
+    let [rest] = &std::mem::take(&mut done.residuals)[..] else { panic!("{done:?}") };
+    // Python says how much of the pause remains.
+    assert!(rest.delay <= Duration::from_millis(1500) && rest.delay > Duration::from_millis(500), "{:?}", rest.delay);
+    assert_eq!(rest.hold, Some(Timestamp(5000)));
+    assert_eq!(emitted(done), [positions("pause", 0..3), positions("last", 0..2)].concat());
+    let done = run_encoded(&bridge, &[&rest.element]).await;
+    assert!(done.residuals.is_empty());
+    assert_eq!(emitted(done), positions("pause", 3..6));
+
+    // Split while it runs: what it has not reached comes back, and so does the element behind it.
+    let (mut bundle, mut outcome) = open(&bridge, 0, Arc::new(SideInputs::default()));
+    push_encoded(&mut *bundle, &[last, slow, last]);
+    bundle.close();
+    let mut done = loop {
+        bundle.split(0.0);
+        match tokio::time::timeout(Duration::from_millis(20), &mut outcome).await {
+            Ok(outcome) => break outcome.unwrap().unwrap(),
+            Err(_) => continue,
+        }
+    };
+    let residuals = std::mem::take(&mut done.residuals);
+    let mut seen = emitted(done);
+    let name = descriptors().join("go").display().to_string();
+    assert!(seen.len() < 300, "it was split");
+    std::fs::write(&name, "").unwrap();
+    let rest: Vec<&[u8]> = residuals.iter().map(|residual| &residual.element[..]).collect();
+    let done = run_encoded(&bridge, &rest).await;
+    assert!(done.residuals.is_empty());
+    seen.extend(emitted(done));
+    let mut expected = [positions("last", 0..2), positions(&name, 0..300), positions("last", 0..2)].concat();
+    seen.sort();
+    expected.sort();
+    assert!(seen == expected, "nothing is lost and nothing comes twice");
     bridge.shutdown().await;
 }
 

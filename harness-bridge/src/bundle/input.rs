@@ -58,6 +58,8 @@ pub(crate) struct Input {
     pending_bytes: usize,
     small: BytesMut,
     closed: bool,
+    /// For a stage that can be split, all batches that were pushed.
+    kept: Vec<Batch>,
 }
 
 /// Elements, or timers of a family, that travel together.
@@ -88,6 +90,7 @@ impl Input {
             pending_bytes: 0,
             small: BytesMut::new(),
             closed: false,
+            kept: Vec::new(),
         }
     }
 
@@ -146,6 +149,11 @@ impl Input {
         }
     }
 
+    /// For a stage that can be split, everything that was pushed.
+    pub(crate) fn kept(&self) -> &[Batch] {
+        &self.kept
+    }
+
     /// The message that ends the input.
     pub(crate) fn end(&self) -> Elements {
         let mut elements = Elements::default();
@@ -183,6 +191,11 @@ impl Input {
     }
 
     fn take_in(&mut self, push: Push) -> Result<(), Stopped> {
+        if let Push::Batch(batch) = &push
+            && self.stage.splittable
+        {
+            self.kept.push(batch.clone());
+        }
         match push {
             Push::Close => self.closed = true,
             Push::Batch(batch) if batch.is_empty() => {}

@@ -2,7 +2,7 @@
 //!
 //! Opening a bundle makes a task that leases a harness, sends the `ProcessBundleRequest`, and feeds input into the data
 //! stream as it is pushed. A bundle is done when the response *and* the end of every output came, in whichever order:
-//! they travel on different streams.
+//! they travel on different streams. If it was asked to split, the answer must have come, too.
 //!
 //! What can go wrong: the SDK reports an error (the user's fault); the harness is over before the bundle is (the
 //! environment's); it sends what cannot be understood (the environment's); a disk fails (ours). The Fn API cannot call
@@ -13,6 +13,7 @@ mod exchange;
 mod in_order;
 mod input;
 mod run;
+mod split;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub(crate) use exchange::{Exchange, Failure};
 
 use crate::shared::Shared;
 use input::Push;
+use split::{Splits, Wish};
 
 /// Runs bundles on the harnesses of a bridge.
 pub(crate) struct Executor {
@@ -41,11 +43,21 @@ impl Executor {
 impl StageExecutor for Executor {
     fn open(&self, request: OpenBundle) -> Box<dyn Bundle> {
         let (pushes, receiver) = mpsc::unbounded_channel();
+        let (wishes, wished) = mpsc::unbounded_channel();
         let told = Told(Some(request.completion));
         match self.shared.stage(request.stage) {
             Some(stage) => {
-                let bundle = run::Opened { stage, state: request.state, outputs: request.outputs, pushes: receiver };
+                let splittable = stage.splittable;
+                let bundle = run::Opened {
+                    stage,
+                    partition: request.partition,
+                    state: request.state,
+                    outputs: request.outputs,
+                    pushes: receiver,
+                    splits: Splits::new(wished),
+                };
                 self.shared.tasks.spawn(bundle.run(self.shared.clone(), told));
+                return Box::new(Open { pushes, wishes: splittable.then_some(wishes), pushed: 0 });
             }
             None => told.tell(Err(BundleError {
                 fault: Fault::Runner,
@@ -54,7 +66,7 @@ impl StageExecutor for Executor {
                 environment: None,
             })),
         }
-        Box::new(Open { pushes })
+        Box::new(Open { pushes, wishes: None, pushed: 0 })
     }
 
     fn bundles_in_flight(&self, stage: StageId) -> usize {
@@ -65,10 +77,15 @@ impl StageExecutor for Executor {
 
 struct Open {
     pushes: mpsc::UnboundedSender<Push>,
+    /// For a stage that can be split.
+    wishes: Option<mpsc::UnboundedSender<Wish>>,
+    /// Elements so far.
+    pushed: u64,
 }
 
 impl Bundle for Open {
     fn push(&mut self, batch: Batch) {
+        self.pushed += batch.len() as u64;
         // A bundle that already failed takes no more input, and its completion has said so.
         let _ = self.pushes.send(Push::Batch(batch));
     }
@@ -77,7 +94,11 @@ impl Bundle for Open {
         let _ = self.pushes.send(Push::Timers(family, timers));
     }
 
-    fn split(&mut self, _fraction: f64) {}
+    fn split(&mut self, fraction: f64) {
+        if let Some(wishes) = &self.wishes {
+            let _ = wishes.send(Wish { fraction, pushed: self.pushed });
+        }
+    }
 
     fn close(&mut self) {
         let _ = self.pushes.send(Push::Close);

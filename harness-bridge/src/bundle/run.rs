@@ -1,5 +1,6 @@
 //! One bundle from its lease to its outcome.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +18,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::Told;
 use super::exchange::{Exchange, Failure};
 use super::input::{Input, Push, Stopped};
-use crate::environment::Lease;
+use super::split::Splits;
+use crate::environment::{Lease, Stay};
 use crate::harness::Harness;
+use crate::log::Severity;
 use crate::monitoring;
 use crate::shared::Shared;
 use crate::stage::Stage;
@@ -29,18 +32,23 @@ const EMBEDDED: usize = 64 << 10;
 /// A bundle that was opened.
 pub(super) struct Opened {
     pub(super) stage: Arc<Stage>,
+    pub(super) partition: Option<usize>,
     pub(super) state: Arc<dyn StateServer>,
     pub(super) outputs: Outputs,
     pub(super) pushes: mpsc::UnboundedReceiver<Push>,
+    pub(super) splits: Splits,
 }
 
 /// A bundle that a harness was asked to process.
 struct Asked {
+    shared: Arc<Shared>,
     stage: Arc<Stage>,
     lease: Lease,
+    stay: Option<Stay>,
     instruction: String,
     exchange: Arc<Exchange>,
     input: Input,
+    splits: Splits,
     response: oneshot::Receiver<InstructionResponse>,
     /// The harness has the end of the input.
     input_ended: bool,
@@ -53,7 +61,7 @@ impl Opened {
         let outcome = match self.ask(&shared).await {
             Ok(mut asked) => {
                 let outcome = asked.finish().await;
-                asked.release(&shared);
+                asked.release();
                 outcome
             }
             Err(error) => Err(error),
@@ -63,11 +71,13 @@ impl Opened {
 
     /// Leases a harness and asks it to process the bundle.
     async fn ask(self, shared: &Arc<Shared>) -> Result<Asked, BundleError> {
-        let Opened { stage, state, outputs, pushes } = self;
+        let Opened { stage, partition, state, outputs, pushes, mut splits } = self;
         let Some(pool) = shared.pools.get(&stage.environment) else {
             return Err(failed(&stage, Fault::Runner, false, "its environment is not in the plan".into()));
         };
-        let lease = pool.lease().await.map_err(|error| error.to_bundle_error())?;
+        let part = partition.filter(|_| stage.keeps_state).map(|partition| (stage.id, partition));
+        let home = part.and_then(|part| shared.residences.of(part));
+        let lease = pool.lease(home.as_ref()).await.map_err(|error| error.to_bundle_error())?;
         let harness = lease.harness().clone();
         let instruction = harness.next_instruction();
         let mut input = Input::new(instruction.clone(), stage.clone(), pushes);
@@ -76,16 +86,30 @@ impl Opened {
         let elements = embed.and_then(|limit| input.embeddable(limit));
         let input_ended = elements.is_some();
 
+        let stay = part.map(|part| shared.residences.enter(part, &harness));
         let exchange = Arc::new(Exchange::new(stage.clone(), state, outputs));
         harness.open(instruction.clone(), exchange.clone());
         let request = ProcessBundleRequest {
             process_bundle_descriptor_id: stage.descriptor_id.clone(),
-            cache_tokens: stage.cache_tokens.clone(),
+            cache_tokens: stage.cache_tokens(stay.map(|stay| stay.token)),
             elements,
             ..Default::default()
         };
         let response = harness.instruct(instruction.clone(), Request::ProcessBundle(request));
-        Ok(Asked { stage, lease, instruction, exchange, input, response, input_ended, responded: false })
+        splits.begin();
+        Ok(Asked {
+            shared: shared.clone(),
+            stage,
+            lease,
+            stay,
+            instruction,
+            exchange,
+            input,
+            splits,
+            response,
+            input_ended,
+            responded: false,
+        })
     }
 }
 
@@ -104,13 +128,15 @@ impl Asked {
         let metrics = monitoring::resolve(self.harness(), response.monitoring_infos, response.monitoring_data)
             .await
             .map_err(|message| failed(&self.stage, Fault::Environment, true, message))?;
-        let residuals =
-            response.residual_roots.into_iter().map(|root| self.residual(root)).collect::<Result<_, _>>()?;
+        let residuals = self.residuals(response.residual_roots).await?;
         let requires_finalization = response.requires_finalization.then(|| {
-            Arc::new(Callback { harness: self.harness().clone(), instruction: self.instruction.clone() })
-                as Arc<dyn Finalizer>
+            let (shared, harness) = (self.shared.clone(), self.harness().clone());
+            Arc::new(Callback { shared, harness, instruction: self.instruction.clone() }) as Arc<dyn Finalizer>
         });
         self.harness().prove();
+        if let Some(stay) = self.stay {
+            self.shared.residences.leave(stay);
+        }
         Ok(BundleDone { outputs, residuals, timers, metrics, requires_finalization })
     }
 
@@ -133,6 +159,7 @@ impl Asked {
                     };
                 }
                 failure = self.exchange.failed() => return Err(self.unusable(failure)),
+                what = self.splits.run(&harness, &self.instruction, &self.stage) => return Err(self.nonsense(&what)),
                 fed = feed => match fed {
                     Ok(()) => self.input_ended = true,
                     Err(Stopped::StreamEnded) => {
@@ -152,6 +179,7 @@ impl Asked {
                 }
             }
             failure = self.exchange.failed() => Err(self.unusable(failure)),
+            what = self.splits.run(&harness, &self.instruction, &self.stage) => Err(self.nonsense(&what)),
         }
     }
 
@@ -205,19 +233,41 @@ impl Asked {
             let message = format!("{} handed back work without an element", self.harness());
             return Err(failed(&self.stage, Fault::Environment, true, message));
         };
+        // Only what the stage takes as its input can come in again.
+        if !self.stage.is_head(&application.transform_id) {
+            let transform = application.transform_id;
+            let message = format!(
+                "{} handed back work of transform {transform:?}, which does not take the stage's input",
+                self.harness()
+            );
+            return Err(failed(&self.stage, Fault::Environment, true, message));
+        }
         let delay = root.requested_time_delay.and_then(|delay| Duration::try_from(delay).ok()).unwrap_or_default();
         let hold = application.output_watermarks.values().map(timestamp_from_proto).min();
         Ok(Residual { element: application.element, delay, hold })
     }
 
+    /// Everything that the bundle did not do.
+    async fn residuals(&mut self, roots: Vec<DelayedBundleApplication>) -> Result<Vec<Residual>, BundleError> {
+        let harness = self.harness().clone();
+        tokio::select! {
+            answer = self.splits.take_answer(&self.stage) => answer.map_err(|what| self.nonsense(&what))?,
+            reason = harness.over() => return Err(self.lost(&reason)),
+        }
+        let (more_roots, elements) = self.splits.residuals(self.input.kept());
+        let roots = roots.into_iter().chain(more_roots).map(|root| self.residual(root));
+        let rest = elements.into_iter().map(|element| Ok(Residual { element, delay: Duration::ZERO, hold: None }));
+        roots.chain(rest).collect()
+    }
+
     /// Gives the harness back: at once if it is done with the bundle, otherwise once it is.
-    fn release(self, shared: &Shared) {
+    fn release(self) {
         let harness = self.lease.harness().clone();
         if self.responded {
             harness.forget(&self.instruction);
             return;
         }
-        let Asked { lease, instruction, input, response, input_ended, .. } = self;
+        let Asked { shared, lease, instruction, input, response, input_ended, .. } = self;
         harness.forget(&instruction);
         shared.tasks.spawn(async move {
             let end: Elements = input.end();
@@ -255,8 +305,8 @@ fn timestamp_from_proto(wire: &prost_types::Timestamp) -> Timestamp {
 }
 
 /// The SDK's callbacks of a bundle that asked to be finalized.
-#[derive(Debug)]
 struct Callback {
+    shared: Arc<Shared>,
     harness: Arc<Harness>,
     instruction: String,
 }
@@ -264,8 +314,23 @@ struct Callback {
 impl Finalizer for Callback {
     fn finalize(&self) {
         let request = Request::FinalizeBundle(FinalizeBundleRequest { instruction_id: self.instruction.clone() });
-        // Best effort: nobody waits for the response.
-        drop(self.harness.instruct(self.harness.next_instruction(), request));
+        let response = self.harness.instruct(self.harness.next_instruction(), request);
+        let (shared, harness) = (self.shared.clone(), self.harness.clone());
+        self.shared.tasks.spawn(async move {
+            // The bundle has succeeded: what its callbacks do wrong can only be told.
+            if let Ok(response) = response.await
+                && !response.error.is_empty()
+            {
+                let message = format!("finalizing a bundle failed: {}", response.error);
+                shared.config.note(Severity::Warn, &harness.environment_name, &harness.id, message);
+            }
+        });
+    }
+}
+
+impl fmt::Debug for Callback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Callback").field(&self.instruction).finish()
     }
 }
 

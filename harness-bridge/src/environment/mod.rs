@@ -9,7 +9,9 @@ mod launcher;
 mod output;
 mod pool;
 mod process;
+mod residence;
 mod slot;
 
 pub(crate) use pool::{Lease, Pool};
 pub use process::WORK_DIR_VARIABLE;
+pub(crate) use residence::{Residences, Stay};

@@ -1,6 +1,7 @@
 //! The harnesses of one environment: started with the bridge, leased to bundles.
 //!
-//! A bundle takes the harness with the fewest bundles. When a harness is lost its slot starts another; only when every
+//! A bundle takes the harness with the fewest bundles, or the one where its part of a keyed stage lives, if that is
+//! hardly busier: what it has cached is worth a short wait and no more. When a harness is lost its slot starts another; only when every
 //! slot has used up its restarts is the environment given up, and then every lease fails with the reason.
 
 use std::sync::atomic::Ordering;
@@ -182,17 +183,14 @@ impl Pool {
         self.wait(|state| (!state.ready.is_empty()).then_some(())).await
     }
 
-    /// Waits for a harness that may take another bundle.
-    pub(crate) async fn lease(self: &Arc<Pool>) -> Result<Lease, EnvironmentError> {
+    /// Waits for a harness that may take another bundle, `home` if it can be had.
+    pub(crate) async fn lease(self: &Arc<Pool>, home: Option<&Arc<Harness>>) -> Result<Lease, EnvironmentError> {
         let harness = self
             .wait(|state| {
                 let limit = limit(&self.choices[state.chosen].environment).unwrap_or(usize::MAX);
-                let least = state.ready.iter().min_by_key(|harness| harness.leases.load(Ordering::Relaxed))?;
-                if least.leases.load(Ordering::Relaxed) >= limit {
-                    return None;
-                }
-                least.leases.fetch_add(1, Ordering::Relaxed);
-                Some(least.clone())
+                let chosen = choose(&state.ready, home, limit)?;
+                chosen.leases.fetch_add(1, Ordering::Relaxed);
+                Some(chosen.clone())
             })
             .await?;
         Ok(Lease { pool: self.clone(), harness })
@@ -215,6 +213,16 @@ impl Pool {
             changed.await;
         }
     }
+}
+
+/// The harness to take: the one with the fewest bundles, and of those the one where fewest parts live; but `home` if
+/// that has at most one bundle more.
+fn choose<'a>(ready: &'a [Arc<Harness>], home: Option<&Arc<Harness>>, limit: usize) -> Option<&'a Arc<Harness>> {
+    let leases = |harness: &Harness| harness.leases.load(Ordering::Relaxed);
+    let least = ready.iter().min_by_key(|harness| (leases(harness), harness.residents.load(Ordering::Relaxed)))?;
+    let home = home.and_then(|home| ready.iter().find(|harness| Arc::ptr_eq(harness, home)));
+    home.filter(|home| leases(home) < limit && leases(home) <= leases(least) + 1)
+        .or((leases(least) < limit).then_some(least))
 }
 
 /// How many harnesses to start.
@@ -276,6 +284,28 @@ mod tests {
 
     fn docker() -> Launcher {
         Launcher::Docker { image: "image".into() }
+    }
+
+    #[test]
+    fn home_is_preferred_unless_it_is_busy() {
+        let harness = |id: &str, leases, residents| {
+            let harness = Harness::new(id.into(), EnvironmentId(0), "environment".into(), false);
+            harness.leases.store(leases, Ordering::Relaxed);
+            harness.residents.store(residents, Ordering::Relaxed);
+            Arc::new(harness)
+        };
+        let ready = [harness("0", 1, 1), harness("1", 2, 0), harness("2", 1, 0), harness("3", 3, 0)];
+        let chosen = |home: Option<&Arc<Harness>>, limit| {
+            choose(&ready, home, limit).map_or(String::new(), |harness| harness.id.clone())
+        };
+        assert_eq!(chosen(None, 9), "2");
+        assert_eq!(chosen(Some(&ready[0]), 9), "0");
+        assert_eq!(chosen(Some(&ready[1]), 9), "1");
+        assert_eq!(chosen(Some(&ready[3]), 9), "2");
+        assert_eq!(chosen(Some(&ready[1]), 2), "2");
+        assert_eq!(chosen(Some(&harness("gone", 0, 0)), 9), "2");
+        assert_eq!(chosen(None, 1), "");
+        assert_eq!(chosen(Some(&ready[0]), 1), "");
     }
 
     #[test]

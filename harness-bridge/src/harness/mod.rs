@@ -51,6 +51,8 @@ pub(crate) struct Harness {
     pub(crate) short_ids: ShortIds,
     /// Bundles that hold a lease of this harness.
     pub(crate) leases: AtomicUsize,
+    /// Parts of keyed stages that live here.
+    pub(crate) residents: AtomicUsize,
     /// True once a bundle succeeded.
     proven: AtomicBool,
     phase: watch::Sender<Phase>,
@@ -118,6 +120,7 @@ impl Harness {
             takes_embedded_elements,
             short_ids: ShortIds::default(),
             leases: AtomicUsize::new(0),
+            residents: AtomicUsize::new(0),
             proven: AtomicBool::new(false),
             phase: watch::Sender::new(Phase::Starting),
             control: Mutex::new(Some(control)),

@@ -22,8 +22,8 @@ use ferrobeam_runner::executor::{
 };
 use ferrobeam_runner::memory::Budget;
 use ferrobeam_runner::plan::{
-    Access, CollectionId, EnvironmentId, Keyed, Plan, Port, SideInput, Stage, StageId, TimeDomain, TimerFamily,
-    WindowMapping,
+    Access, CollectionId, EnvironmentId, Keyed, Plan, Port, SideInput, Stage, StageId, StateCell, StateKind,
+    TimeDomain, TimerFamily, WindowMapping,
 };
 use ferrobeam_runner::time::Timestamp;
 use ferrobeam_runner::windowing::WindowCoder;
@@ -87,6 +87,8 @@ pub struct TestStage {
     pub descriptor: Vec<u8>,
     pub side_inputs: Vec<String>,
     pub timers: Vec<String>,
+    /// It can be split, and what it can be given is encoded already.
+    pub elements: Vec<Vec<u8>>,
 }
 
 /// A plan whose stages all run in `environment`, from `source` to `sink`.
@@ -110,10 +112,16 @@ pub fn plan(environment: &Environment, stages: Vec<TestStage>) -> Plan {
             .collect(),
         transforms: vec![("step".into(), format!("user's {}", stage.name))],
         name: stage.name,
-        splittable: false,
+        splittable: !stage.elements.is_empty(),
         merges_windows: false,
         keyed: (!stage.timers.is_empty()).then(|| Keyed {
-            states: vec![],
+            states: vec![StateCell {
+                transform: "step".into(),
+                state: "seen".into(),
+                kind: StateKind::Bag,
+                value: WireCoder::Prefixed,
+                key: None,
+            }],
             timers: stage.timers.into_iter().map(timer_family).collect(),
             time_sorted: false,
         }),
@@ -206,19 +214,22 @@ impl StateServer for SideInputs {
 pub struct Cells {
     bags: Mutex<HashMap<StateKey, Vec<u8>>>,
     lists: Mutex<BTreeMap<(Bytes, i64), Vec<u8>>>,
-    pub asked: AtomicUsize,
+    /// How often a bag was read.
+    pub read: AtomicUsize,
 }
 
 impl StateServer for Cells {
     fn get(&self, key: &StateKey, _: &[u8]) -> Result<StatePage, StateError> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
         let data = match key {
             StateKey::User { key, part: CellPart::OrderedRange { start, end }, .. } => {
                 let lists = self.lists.lock().unwrap();
                 let range = lists.range((key.clone(), *start)..(key.clone(), *end));
                 range.flat_map(|(_, entries)| entries.clone()).collect()
             }
-            key => self.bags.lock().unwrap().get(key).cloned().unwrap_or_default(),
+            key => {
+                self.read.fetch_add(1, Ordering::Relaxed);
+                self.bags.lock().unwrap().get(key).cloned().unwrap_or_default()
+            }
         };
         Ok(StatePage { data: Bytes::from(data), continuation: Bytes::new() })
     }
@@ -338,10 +349,20 @@ pub type Outcome = Result<BundleDone, BundleError>;
 
 /// Opens a bundle.
 pub fn open(bridge: &Bridge, stage: u32, state: Arc<dyn StateServer>) -> (Box<dyn Bundle>, oneshot::Receiver<Outcome>) {
+    open_part(bridge, stage, None, state)
+}
+
+/// Opens a bundle of a part of a keyed stage.
+pub fn open_part(
+    bridge: &Bridge,
+    stage: u32,
+    partition: Option<usize>,
+    state: Arc<dyn StateServer>,
+) -> (Box<dyn Bundle>, oneshot::Receiver<Outcome>) {
     let budget = Budget::new(256 << 20, std::env::temp_dir());
     let (tell, outcome) = oneshot::channel();
     let bundle = bridge.executor().open(OpenBundle {
-        partition: None,
+        partition,
         stage: StageId(stage),
         state,
         outputs: Outputs::new(vec![coder()], &budget),
@@ -350,6 +371,15 @@ pub fn open(bridge: &Bridge, stage: u32, state: Arc<dyn StateServer>) -> (Box<dy
         }),
     });
     (bundle, outcome)
+}
+
+/// Pushes encoded elements, as one batch.
+pub fn push_encoded(bundle: &mut dyn Bundle, elements: &[&[u8]]) {
+    let mut builder = BatchBuilder::new();
+    for element in elements {
+        builder.push(element, Timestamp(0));
+    }
+    bundle.push(builder.finish());
 }
 
 /// Pushes byte strings.
