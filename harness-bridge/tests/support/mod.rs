@@ -113,6 +113,7 @@ pub fn plan(environment: &Environment, stages: Vec<TestStage>) -> Plan {
         transforms: vec![("step".into(), format!("user's {}", stage.name))],
         name: stage.name,
         splittable: !stage.elements.is_empty(),
+        unbounded: false,
         merges_windows: false,
         keyed: (!stage.timers.is_empty()).then(|| Keyed {
             states: vec![StateCell {

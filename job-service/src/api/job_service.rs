@@ -187,7 +187,7 @@ fn prepare(request: PrepareJobRequest) -> Result<Preparation, Status> {
             name,
             options: submitted,
             pipeline: pipeline.encode_to_vec().into(),
-            unbounded: plan.collections.iter().any(|collection| !collection.bounded),
+            unbounded: plan.is_unbounded(),
         },
         options,
         plan,

@@ -261,13 +261,11 @@ impl Attempt {
     fn deploy(&self) {
         let mut deployment = self.deployable.0.clone();
         deployment.cluster_addresses = self.processes.iter().map(|p| p.cluster_address.clone()).collect();
+        deployment.draining |= self.draining;
         for orders in self.processes.iter().filter_map(|p| p.orders.as_ref()) {
             // The first of three orders always finds room; a process that is gone is heard of.
             let order = v1::process_order::Order::Deployment(deployment.clone());
             let _ = orders.try_send(v1::ProcessOrder { order: Some(order) });
-        }
-        if self.draining {
-            self.send_drain();
         }
     }
 

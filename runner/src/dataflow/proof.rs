@@ -128,6 +128,7 @@ pub(super) fn stage(name: &str, input: u32, outputs: &[u32]) -> Stage {
         side_inputs: vec![],
         transforms: vec![],
         splittable: false,
+        unbounded: false,
         merges_windows: false,
         keyed: None,
         truncate: None,

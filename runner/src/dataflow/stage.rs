@@ -68,7 +68,7 @@ pub(crate) fn build<'scope>(
         let (address, state, reporter) = (Rc::clone(&address), Arc::clone(&state), Rc::clone(&reporter));
         Bundles::new(scope, address, job.clone(), stage, state, reporter)
     };
-    let unbounded = plan.outputs.iter().any(|port| !job.plan.collections[port.collection.0 as usize].bounded);
+    let unbounded = plan.unbounded;
     let mut operator = Operator {
         name: plan.name.clone(),
         bundles: bundles(stage),

@@ -215,6 +215,7 @@ impl Assembly<'_> {
             outputs,
             side_inputs,
             finalizes: transforms.iter().any(|transform| transform.finalizes),
+            unbounded: transforms.iter().flat_map(|it| it.outputs.values()).any(|it| self.unbounded.contains(it)),
             transforms: transforms.into_iter().map(|transform| (transform.id.0, transform.unique_name)).collect(),
             splittable,
             merges_windows: false,

@@ -74,7 +74,8 @@ impl Plan {
             None => "",
         };
         let finalizes = if stage.finalizes { ", finalizes" } else { "" };
-        writeln!(f, "{indent}stage \"{}\" in {environment}{splittable}{keyed}{finalizes}", stage.name)?;
+        let unbounded = if stage.unbounded { ", unbounded" } else { "" };
+        writeln!(f, "{indent}stage \"{}\" in {environment}{splittable}{keyed}{finalizes}{unbounded}", stage.name)?;
         writeln!(f, "{indent}  read {}", self.name(stage.input.collection))?;
         for (id, unique_name) in &stage.transforms {
             writeln!(f, "{indent}  {} \"{unique_name}\"", urn(stage, id))?;

@@ -102,6 +102,7 @@ pub(super) fn stage(
         side_inputs: Vec::new(),
         transforms: vec![(merge.id.0, merge.unique_name)],
         splittable: false,
+        unbounded: false,
         merges_windows: true,
         keyed: None,
         truncate: None,

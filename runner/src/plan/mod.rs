@@ -59,6 +59,11 @@ impl Plan {
     pub fn is_test_driven(&self) -> bool {
         self.nodes.iter().any(|node| matches!(node, Node::TestStream { .. }))
     }
+
+    /// Whether some of its collections need not end.
+    pub fn is_unbounded(&self) -> bool {
+        self.collections.iter().any(|it| !it.bounded) || self.stages.iter().any(|it| it.unbounded)
+    }
 }
 
 /// A PCollection between two operators, with the form its elements have there.
@@ -159,6 +164,8 @@ pub struct Stage {
     pub truncate: Option<StageId>,
     /// A transform in it asks to be told when its bundles are durable.
     pub finalizes: bool,
+    /// A collection that it makes need not end, be it one of its outputs or read in the stage alone.
+    pub unbounded: bool,
 }
 
 /// What a keyed stage keeps by key and window.

@@ -198,6 +198,7 @@ fn stage(name: &str, input: u32, outputs: &[u32], keyed: Option<Keyed>) -> Stage
         side_inputs: vec![],
         transforms: vec![],
         splittable: false,
+        unbounded: false,
         merges_windows: false,
         keyed,
         truncate: None,
