@@ -234,7 +234,8 @@ impl Operator {
         if self.bundles.failed() {
             return Ok(true);
         }
-        let ended = frontier.is_empty();
+        // A TestStream can say that no more input will come, and go on with its clock.
+        let ended = time::watermark(frontier).is_none_or(|watermark| watermark >= Timestamp::MAX);
         while open && !self.bundles.busy() {
             let queued = self.queues.values().flat_map(InputQueue::moments).map(|moment| moment.watermark).min();
             let least = time::watermark(frontier).map_or(i64::MAX, |watermark| watermark.0);

@@ -22,6 +22,8 @@ mod service;
 
 #[cfg(test)]
 mod proof;
+#[cfg(test)]
+mod proof_timers;
 
 use std::rc::Rc;
 use std::sync::Arc;
