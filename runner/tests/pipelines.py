@@ -130,6 +130,20 @@ def custom_windows(p):
   grouped | 'Look' >> beam.Map(lambda kv, side: print(kv, side), beam.pvalue.AsDict(side))
 
 
+def side_windows(p):
+  """Unbounded side inputs, of whose windows the runner has to know which is meant."""
+  def stream(name, coder=coders.BytesCoder()):
+    return p | name >> TestStream(coder).add_elements([b'x']).advance_watermark_to_infinity().with_output_types(bytes)
+
+  main = stream('Main') | 'Hop' >> beam.WindowInto(window.SlidingWindows(20, 5, 1))
+  fixed = stream('Fixed') | 'InFixed' >> beam.WindowInto(window.FixedWindows(10, 3))
+  fine = stream('Fine') | 'InFine' >> beam.WindowInto(window.FixedWindows(window.Duration(micros=1500)))
+  sliding = stream('Sliding') | 'InSliding' >> beam.WindowInto(window.SlidingWindows(20, 5))
+  custom = stream('Custom') | 'InCustom' >> beam.WindowInto(Buckets())
+  globally = stream('Global')
+  main | 'Look' >> beam.Map(print, *[beam.pvalue.AsIter(side) for side in (fixed, fine, sliding, custom, globally)])
+
+
 def custom_merging_windows(p):
   p | beam.Create([('k', 1)]) | beam.WindowInto(MergingBuckets()) | beam.GroupByKey() | beam.Map(print)
 
@@ -302,7 +316,7 @@ def read(p):
 
 PIPELINES = [
     wordcount, read, grouping_chain, side_inputs, side_input_of_itself, siblings, flatten_of_differing_coders,
-    flatten_of_nothing, sessions, custom_windows, custom_merging_windows, splittable, packed_combines,
+    flatten_of_nothing, sessions, custom_windows, side_windows, custom_merging_windows, splittable, packed_combines,
     counting_trigger, reshuffle, cogroup, several_outputs, rows, stateful, timers, batches, streams,
     streams_of_several_outputs, stream_from_a_service
 ]

@@ -85,6 +85,7 @@ fn assert_sound(name: &str, plan: &Plan) {
     nodes_read_only_what_earlier_ones_gave(name, plan);
     runner_steps_hand_on_bytes_of_one_coder(name, plan);
     keys_and_windows_are_written_alike(name, plan);
+    what_is_truncated_can_be_put_back(name, plan);
 }
 
 #[test]
@@ -220,6 +221,29 @@ fn runner_steps_hand_on_bytes_of_one_coder(name: &str, plan: &Plan) {
     }
 }
 
+/// A stage that truncates gives what the stage that it serves reads, and reads the same side inputs.
+fn what_is_truncated_can_be_put_back(name: &str, plan: &Plan) {
+    for stage in &plan.stages {
+        let Some(truncate) = stage.truncate else { continue };
+        let truncate = &plan.stages[truncate.0 as usize];
+        assert!(
+            stage.splittable
+                && !plan.nodes.iter().any(|node| matches!(node, Node::Stage(id) if Some(*id) == stage.truncate))
+        );
+        assert_eq!(truncate.input.collection, stage.input.collection, "{name}");
+        let [output] = truncate.outputs.as_slice() else { panic!("{name}: {}", truncate.name) };
+        let [input, output] = [truncate.input.collection, output.collection].map(|id| &plan.collections[id.0 as usize]);
+        assert_eq!((&input.value, &input.windowing), (&output.value, &output.windowing), "{name}");
+        let [(head, _)] = truncate.transforms.as_slice() else { panic!("{name}: {}", truncate.name) };
+        assert_eq!(head, &stage.transforms[0].0, "{name}");
+        let of_head = |stage: &Stage| {
+            let side_inputs = stage.side_inputs.iter().filter(|side_input| side_input.transform == *head);
+            side_inputs.map(|it| (it.local_name.clone(), it.collection)).collect::<Vec<_>>()
+        };
+        assert_eq!(of_head(truncate), of_head(stage), "{name}");
+    }
+}
+
 /// In the input of a keyed stage, in its state requests and in its timers.
 fn keys_and_windows_are_written_alike(name: &str, plan: &Plan) {
     for stage in &plan.stages {
@@ -302,7 +326,11 @@ fn every_transform_runs_exactly_once() {
         }
         let mut seen = BTreeSet::new();
         let mut parts: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for stage in plan.stages.iter().filter(|stage| !stage.merges_windows) {
+        let nodes = plan.nodes.iter().filter_map(|node| match node {
+            Node::Stage(stage) => Some(&plan.stages[stage.0 as usize]),
+            _ => None,
+        });
+        for stage in nodes {
             let descriptor = descriptor(stage);
             for (id, unique_name) in &stage.transforms {
                 assert!(seen.insert(id.clone()), "{name}: {id} is in two stages");
@@ -380,7 +408,7 @@ macro_rules! golden {
 
 golden! {
     wordcount, side_inputs, side_input_of_itself, siblings, flatten_of_differing_coders, flatten_of_nothing, sessions,
-    custom_windows, custom_merging_windows, splittable, counting_trigger, reshuffle, cogroup, several_outputs,
+    custom_windows, side_windows, custom_merging_windows, splittable, counting_trigger, reshuffle, cogroup, several_outputs,
     stateful, timers, batches, streams, streams_of_several_outputs, stream_from_a_service,
 }
 

@@ -8,8 +8,8 @@ use super::descriptor::DescriptorBuilder;
 use super::draft::Draft;
 use super::fuse::{FusedStage, Fusion};
 use super::{
-    Collection, CollectionId, Environment, EnvironmentId, Node, Plan, Port, SideInput, Stage, StageId, WindowMapping,
-    bounds, keyed, merge_windows, test_stream,
+    Collection, CollectionId, Environment, EnvironmentId, Node, Plan, Port, SideInput, Stage, StageId, ask_windows,
+    bounds, keyed, side_windows, test_stream, truncate,
 };
 use crate::element::WireCoder;
 use crate::pipeline::{CoderName, EnvironmentName, Kind, PCollectionName, Refusal, windowing};
@@ -31,12 +31,12 @@ pub(super) struct Assembly<'a> {
 }
 
 /// The coders of a collection on the wire.
-struct Wire {
+pub(super) struct Wire {
     /// As it is written, and read wherever nothing else is said.
-    value: CoderName,
+    pub(super) value: CoderName,
     /// As a stage reads it that has it as its main input.
-    read: CoderName,
-    window: CoderName,
+    pub(super) read: CoderName,
+    pub(super) window: CoderName,
 }
 
 /// A vertex of the graph of operators.
@@ -69,7 +69,7 @@ pub(super) fn assemble(draft: &mut Draft, fusion: Fusion) -> Result<Plan, Refusa
     for vertex in assembly.order()? {
         match vertex {
             Vertex::Runner(index) => assembly.runner_node(index)?,
-            Vertex::Stage(index) => assembly.stage_node(index),
+            Vertex::Stage(index) => assembly.stage_node(index)?,
         }
     }
     Ok(assembly.plan)
@@ -142,10 +142,10 @@ impl Assembly<'_> {
                     _ => {
                         let windowing = self.windowing(from);
                         let merge = match windowing.merging {
-                            Merging::Custom => Some(merge_windows::stage(self, &transform, from)?),
+                            Merging::Custom => Some(ask_windows::merging(self, &transform, from)?),
                             _ => None,
                         };
-                        let waits = !self.unbounded.contains(from) && windowing.trigger.waits_for_the_end();
+                        let waits = self.is_bounded(from) && windowing.trigger.waits_for_the_end();
                         Node::GroupByKey {
                             name,
                             input,
@@ -162,7 +162,7 @@ impl Assembly<'_> {
         Ok(())
     }
 
-    fn stage_node(&mut self, index: usize) {
+    fn stage_node(&mut self, index: usize) -> Result<(), Refusal> {
         let FusedStage { environment, input, members, splittable, keyed: _ } = &self.fusion.stages[index];
         let (environment, input, members, splittable) =
             (environment.clone(), input.clone(), members.clone(), *splittable);
@@ -192,19 +192,22 @@ impl Assembly<'_> {
                     local_name: local_name.clone(),
                     collection: self.collection(from),
                     access: *access,
-                    mapping: WindowMapping::Same,
+                    mapping: side_windows::mapping(self, transform, local_name, from)?,
                 });
             }
         }
         descriptor.pcollection(self.draft, &input, Some(&wire.value));
         let source = descriptor.source(self.draft, &input, (&wire.read, &wire.window));
-        let input = Port { transform: source, collection: self.collection(&input) };
+        let fed_by = input;
+        let input = Port { transform: source, collection: self.collection(&fed_by) };
         let mut outputs = Vec::new();
         for output in &leaving {
             let wire = self.wire(output);
             let sink = descriptor.sink(self.draft, output, (&wire.value, &wire.window));
             outputs.push(Port { transform: sink, collection: self.collection(output) });
         }
+        let head = transforms.first().filter(|_| splittable);
+        let truncate = head.and_then(|head| truncate::stage(self, head, &fed_by, &environment, &side_inputs));
         let environment = self.environment_id(&environment);
         let name = self.stage_name(transforms.first().map_or("", |transform| transform.unique_name.as_str()));
         let stage = self.add_stage(Stage {
@@ -220,9 +223,10 @@ impl Assembly<'_> {
             splittable,
             merges_windows: false,
             keyed,
-            truncate: None,
+            truncate,
         });
         self.plan.nodes.push(Node::Stage(stage));
+        Ok(())
     }
 
     /// A stage is named after the first transform in it, which stays when others are added behind.
@@ -266,8 +270,13 @@ impl Assembly<'_> {
         None
     }
 
+    /// Whether a collection ends of itself.
+    pub(super) fn is_bounded(&self, name: &PCollectionName) -> bool {
+        !self.unbounded.contains(name)
+    }
+
     /// The plan's id of a PCollection that crosses a border.
-    fn collection(&mut self, name: &PCollectionName) -> CollectionId {
+    pub(super) fn collection(&mut self, name: &PCollectionName) -> CollectionId {
         if let Some(id) = self.collection_ids.get(name) {
             return *id;
         }
@@ -284,13 +293,13 @@ impl Assembly<'_> {
         windowing: Windowing,
     ) -> CollectionId {
         let id = CollectionId(self.plan.collections.len() as u32);
-        let bounded = !self.unbounded.contains(name);
+        let bounded = self.is_bounded(name);
         self.plan.collections.push(Collection { name: name.0.clone(), value, windowing, bounded });
         self.collection_ids.insert(name.clone(), id);
         id
     }
 
-    fn wire(&mut self, name: &PCollectionName) -> Wire {
+    pub(super) fn wire(&mut self, name: &PCollectionName) -> Wire {
         let coder = self.draft.coder_of(name);
         let value = self.draft.coders.wire(&coder);
         let window = CoderName(self.draft.windowing_of(name).1.window_coder_id.clone());
@@ -315,7 +324,7 @@ impl Assembly<'_> {
         grouped && self.readers.get(name).is_some_and(|readers| readers.iter().all(main_input_of_sdk))
     }
 
-    fn windowing(&mut self, name: &PCollectionName) -> Windowing {
+    pub(super) fn windowing(&mut self, name: &PCollectionName) -> Windowing {
         let (_, strategy) = self.draft.windowing_of(name);
         let strategy = strategy.clone();
         let window = self.draft.coders.wire_window(&CoderName(strategy.window_coder_id.clone()));

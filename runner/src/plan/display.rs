@@ -7,6 +7,7 @@ use prost::Message;
 
 use super::{
     Access, CollectionId, Node, Plan, Stage, StageId, StateCell, StateKind, TestEvents, TimeDomain, TimerFamily,
+    WindowMapping,
 };
 use crate::element::WireCoder;
 use crate::windowing::{
@@ -84,12 +85,19 @@ impl Plan {
                     Access::Iterable => "iterable",
                     Access::Multimap => "multimap",
                 };
-                writeln!(
-                    f,
-                    "{indent}    with {} as {how} {}",
-                    self.name(side_input.collection),
-                    side_input.local_name
-                )?;
+                let name = self.name(side_input.collection);
+                write!(f, "{indent}    with {name} as {how} {}", side_input.local_name)?;
+                match &side_input.mapping {
+                    WindowMapping::Global | WindowMapping::Same => writeln!(f)?,
+                    WindowMapping::Fixed { size, offset } => writeln!(f, " in windows of {size} ms, from {offset}")?,
+                    WindowMapping::Sliding { size, period, offset } => {
+                        writeln!(f, " in windows of {size} ms every {period} ms, from {offset}")?;
+                    }
+                    WindowMapping::Sdk(stage) => {
+                        writeln!(f, " in windows found by")?;
+                        self.fmt_stage(*stage, &format!("{indent}      "), f)?;
+                    }
+                }
             }
         }
         if let Some(keyed) = &stage.keyed {
@@ -99,6 +107,10 @@ impl Plan {
             for timer in &keyed.timers {
                 writeln!(f, "{indent}  set {timer}")?;
             }
+        }
+        if let Some(truncate) = stage.truncate {
+            writeln!(f, "{indent}  truncated by")?;
+            self.fmt_stage(truncate, &format!("{indent}    "), f)?;
         }
         for output in &stage.outputs {
             writeln!(f, "{indent}  write {}", self.name(output.collection))?;

@@ -7,6 +7,7 @@
 //! Nodes stand in a topological order that depends on nothing but the pipeline, because every worker must build the
 //! same operators in the same order.
 
+mod ask_windows;
 mod assemble;
 mod bounds;
 mod coders;
@@ -16,10 +17,11 @@ mod display;
 mod draft;
 mod fuse;
 mod keyed;
-mod merge_windows;
+mod side_windows;
 mod splittable;
 mod test_stream;
 mod transcode;
+mod truncate;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -298,7 +300,7 @@ pub struct SideInput {
 pub enum WindowMapping {
     /// There is only the global one.
     Global,
-    /// Both inputs are windowed alike, by windows that do not merge: the same window.
+    /// The same window, or, for a bounded side input, one that nobody needs to know.
     Same,
     /// The fixed window in which the main window's greatest timestamp falls.
     Fixed {
@@ -307,7 +309,7 @@ pub enum WindowMapping {
         /// Milliseconds.
         offset: i64,
     },
-    /// The last sliding window to begin by the main window's greatest timestamp.
+    /// The first sliding window in which the main window's greatest timestamp falls.
     Sliding {
         /// Milliseconds.
         size: i64,
