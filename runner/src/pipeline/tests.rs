@@ -497,9 +497,11 @@ fn triggers_are_read() {
     strategy.on_time_behavior = pb::on_time_behavior::Enum::FireIfNonempty.into();
     assert_contains(
         &builder.plan().unwrap().to_string(),
-        &["group \"the group\" keyed -> groups in global windows, trigger or_finally(repeat(end_of_window(\
+        &[
+            "group \"the group\" as it comes keyed -> groups in global windows, trigger or_finally(repeat(end_of_window(\
            early processing_time(5 ms, to n * 60000 + 7 ms), late each(count(3), all(always), never))), \
-           any(synchronized_processing_time)), accumulating, 1500 ms late, closing always, on time if nonempty\n"],
+           any(synchronized_processing_time)), accumulating, 1500 ms late, closing always, on time if nonempty\n",
+        ],
     );
 }
 
