@@ -17,11 +17,12 @@ use super::group::{self, Grouping};
 use super::impulse;
 use super::keyed;
 use super::materialise;
-use super::merge::Merger;
+use super::merge::{Merger, WindowMerges};
 use super::quiescence::{self, Quiescence};
 use super::route::{self, Route};
 use super::run::Reporter;
 use super::test_stream;
+use super::windowed;
 use crate::clock::{Clock, TestClock, WallClock};
 use crate::grouping::StoredIterables;
 use crate::plan::{Access, CollectionId, Node, Plan, Stage, StageId};
@@ -147,7 +148,7 @@ impl<'scope> Builder<'scope, '_> {
                 let edge = route::redistribute(self.scope, name, self.edge(*input), route, Rc::clone(&self.reporter));
                 self.edges.insert(*output, edge);
             }
-            Node::GroupByKey { name, input, output, windowing, merge, bounded: _ } => {
+            Node::GroupByKey { name, input, output, windowing, merge, bounded } => {
                 let grouping = Grouping {
                     name: name.clone(),
                     input: element_coder(self.plan(), *input),
@@ -156,9 +157,24 @@ impl<'scope> Builder<'scope, '_> {
                     budget: self.job.budget.clone(),
                     iterables: Arc::clone(&self.shared.iterables),
                 };
-                let merger = |address: Rc<[usize]>| merge.and_then(|stage| self.merger(stage, address));
+                let merges = |address: Rc<[usize]>| merge.and_then(|stage| self.window_merges(stage, address));
                 let ends = (Rc::clone(&self.flow), Rc::clone(&self.reporter));
-                let edge = group::build(self.scope, grouping, self.edge(*input), merger, ends);
+                let edge = if *bounded {
+                    group::build(
+                        self.scope,
+                        grouping,
+                        self.edge(*input),
+                        |address| merges(address).map(Merger::new),
+                        ends,
+                    )
+                } else {
+                    let means = windowed::Means {
+                        store: self.shared.stores.open(&format!("group-{}-{}", output.0, self.scope.index())),
+                        clock: Arc::clone(&self.shared.clock),
+                        observer: Arc::clone(&self.job.observer),
+                    };
+                    windowed::build(self.scope, grouping, means, self.edge(*input), merges, ends)
+                };
                 self.edges.insert(*output, edge);
             }
             // All at once: `Builder::test_streams`.
@@ -176,12 +192,12 @@ impl<'scope> Builder<'scope, '_> {
         sources.quiescence
     }
 
-    fn merger(&self, id: StageId, address: Rc<[usize]>) -> Option<Merger> {
+    fn window_merges(&self, id: StageId, address: Rc<[usize]>) -> Option<WindowMerges> {
         let stage = &self.plan().stages[id.0 as usize];
         let answer = element_coder(self.plan(), stage.outputs.first()?.collection);
         let state = self.shared.state(stage);
         let bundles = Bundles::new(self.scope, address, self.job.clone(), id, state, Rc::clone(&self.reporter));
-        Some(Merger::new(bundles, answer))
+        Some(WindowMerges::new(bundles, answer))
     }
 
     fn stage(&mut self, id: StageId) {

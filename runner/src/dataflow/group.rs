@@ -91,7 +91,8 @@ pub(crate) fn build<'scope>(
     stream
 }
 
-fn is_state_backed(output: &WireCoder) -> bool {
+/// Whether the iterable of a grouping's output may be sent by reference.
+pub(crate) fn is_state_backed(output: &WireCoder) -> bool {
     matches!(output, WireCoder::Kv(_, values) if matches!(**values, WireCoder::StateBackedIterable(_)))
 }
 

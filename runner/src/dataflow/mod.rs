@@ -29,6 +29,7 @@ mod run;
 mod stage;
 mod test_stream;
 mod truncate;
+mod windowed;
 
 #[cfg(test)]
 mod proof;

@@ -4,11 +4,12 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
 
+use super::run::{Section, encode_frame_header};
 use super::{Continuations, Values};
 use crate::executor::{StateError, StatePage};
 use crate::memory::{Budget, SpillWriter};
@@ -51,18 +52,35 @@ impl StoredIterables {
     pub fn insert(&self, values: &Values, start: u64) -> io::Result<Bytes> {
         let stored = {
             let mut writer = lock(&self.writer);
-            let writer = match &mut *writer {
-                Some(writer) if writer.position() < FILE => writer,
-                other => other.insert(SpillWriter::create(&self.budget)?),
-            };
+            let writer = self.writer(&mut writer)?;
             values.store(start, writer)?
         };
+        Ok(self.name(stored))
+    }
+
+    /// Makes a token for values that are on disk.
+    fn name(&self, stored: Values) -> Bytes {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.shard(number).insert(number, stored);
         let mut token = Vec::with_capacity(16);
         token.extend_from_slice(&self.identity.to_be_bytes());
         token.extend_from_slice(&number.to_be_bytes());
-        Ok(token.into())
+        token.into()
+    }
+
+    /// Begins to keep values that come some at a time. Until that is finished, it is the only one.
+    pub(crate) fn begin(&self) -> io::Result<NewIterable<'_>> {
+        let mut writer = lock(&self.writer);
+        let offset = self.writer(&mut writer)?.position();
+        Ok(NewIterable { iterables: self, writer, offset })
+    }
+
+    /// The file to append to.
+    fn writer<'a>(&self, writer: &'a mut Option<SpillWriter>) -> io::Result<&'a mut SpillWriter> {
+        if writer.as_ref().is_none_or(|writer| writer.position() >= FILE) {
+            *writer = Some(SpillWriter::create(&self.budget)?);
+        }
+        writer.as_mut().ok_or_else(gone)
     }
 
     /// One page of what `token` names; `continuation` comes from the page before, empty for the first.
@@ -100,6 +118,36 @@ impl StoredIterables {
     fn shard(&self, number: u64) -> MutexGuard<'_, HashMap<u64, Values>> {
         lock(&self.shards[number as usize % SHARDS])
     }
+}
+
+/// An iterable that is being written.
+#[derive(Debug)]
+pub(crate) struct NewIterable<'a> {
+    iterables: &'a StoredIterables,
+    writer: MutexGuard<'a, Option<SpillWriter>>,
+    offset: u64,
+}
+
+impl NewIterable<'_> {
+    /// Adds `count` whole values.
+    pub(crate) fn push(&mut self, values: &[u8], count: u64) -> io::Result<()> {
+        let writer = self.writer.as_mut().ok_or_else(gone)?;
+        writer.write(&encode_frame_header(values.len(), count))?;
+        writer.write(values)
+    }
+
+    /// The token of what was added, as that of [`StoredIterables::insert`].
+    pub(crate) fn finish(mut self) -> io::Result<Bytes> {
+        let offset = self.offset;
+        let writer = self.writer.as_mut().ok_or_else(gone)?;
+        writer.flush()?;
+        let (file, length) = (Arc::clone(writer.file()), writer.position() - offset);
+        Ok(self.iterables.name(Values::on_disk(Section { file, offset, length })))
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the file of an iterable is gone before it was written")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -23,27 +23,27 @@ pub(super) const BUFFER: u8 = 4;
 pub(super) const NEXT_SEQUENCE: u8 = 5;
 
 /// Which of the 65,536 groups of keys a key is in.
-pub(super) fn key_group(key: &[u8]) -> [u8; 2] {
+pub(crate) fn key_group(key: &[u8]) -> [u8; 2] {
     let [first, second, ..] = key_hash(key).to_be_bytes();
     [first, second]
 }
 
 /// Appends the scope of a key and window.
-pub(super) fn put_scope(out: &mut Vec<u8>, key: &[u8], window: &[u8]) {
+pub(crate) fn put_scope(out: &mut Vec<u8>, key: &[u8], window: &[u8]) {
     out.extend_from_slice(&key_group(key));
     put_part(out, key);
     put_part(out, window);
 }
 
 /// Appends bytes behind their length.
-pub(super) fn put_part(out: &mut Vec<u8>, part: &[u8]) {
+pub(crate) fn put_part(out: &mut Vec<u8>, part: &[u8]) {
     put_varint(out, part.len() as u64);
     out.extend_from_slice(part);
 }
 
 /// The least key that is greater than all that start with `prefix`, which does not consist of 0xff bytes alone (no
 /// section does).
-pub(super) fn after(prefix: &[u8]) -> Vec<u8> {
+pub(crate) fn after(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
         if last < u8::MAX {
@@ -56,38 +56,38 @@ pub(super) fn after(prefix: &[u8]) -> Vec<u8> {
 
 /// Takes a record apart from its front.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(super) fn take(&mut self, length: usize) -> Result<&'a [u8], StoreError> {
+    pub(crate) fn take(&mut self, length: usize) -> Result<&'a [u8], StoreError> {
         let (taken, rest) = self.0.split_at_checked(length).ok_or_else(malformed)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    pub(super) fn take_array<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
+    pub(crate) fn take_array<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
         let (taken, rest) = self.0.split_first_chunk().ok_or_else(malformed)?;
         self.0 = rest;
         Ok(*taken)
     }
 
-    pub(super) fn take_time(&mut self) -> Result<Timestamp, StoreError> {
+    pub(crate) fn take_time(&mut self) -> Result<Timestamp, StoreError> {
         Ok(Timestamp::from_wire(self.take_array()?))
     }
 
-    pub(super) fn take_varint(&mut self) -> Result<u64, StoreError> {
+    pub(crate) fn take_varint(&mut self) -> Result<u64, StoreError> {
         let (value, length) = get_varint(self.0).map_err(|_| malformed())?;
         self.take(length)?;
         Ok(value)
     }
 
-    pub(super) fn take_part(&mut self) -> Result<&'a [u8], StoreError> {
+    pub(crate) fn take_part(&mut self) -> Result<&'a [u8], StoreError> {
         let length = self.take_varint()?;
         self.take(usize::try_from(length).map_err(|_| malformed())?)
     }
 
     /// Key and window of a scope.
-    pub(super) fn take_scope(&mut self) -> Result<(&'a [u8], &'a [u8]), StoreError> {
+    pub(crate) fn take_scope(&mut self) -> Result<(&'a [u8], &'a [u8]), StoreError> {
         self.take(2)?;
         Ok((self.take_part()?, self.take_part()?))
     }
@@ -100,7 +100,7 @@ fn malformed() -> StoreError {
 /// What is known of the least time in an ordered index, so that asking for it is cheap and a scan for it need not pass
 /// over what was removed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Front {
+pub(crate) struct Front {
     /// Nothing in the index is earlier.
     floor: Timestamp,
     known: Option<Option<Timestamp>>,
@@ -113,25 +113,25 @@ impl Default for Front {
 }
 
 impl Front {
-    pub(super) fn floor(&self) -> Timestamp {
+    pub(crate) fn floor(&self) -> Timestamp {
         self.floor
     }
 
-    pub(super) fn inserted(&mut self, time: Timestamp) {
+    pub(crate) fn inserted(&mut self, time: Timestamp) {
         self.floor = self.floor.min(time);
         if let Some(first) = self.known {
             self.known = Some(Some(first.map_or(time, |first| first.min(time))));
         }
     }
 
-    pub(super) fn removed(&mut self, time: Timestamp) {
+    pub(crate) fn removed(&mut self, time: Timestamp) {
         if self.known.is_some_and(|first| first.is_none_or(|first| first >= time)) {
             self.known = None;
         }
     }
 
     /// The least time; `scan` looks for the first time from a given one on.
-    pub(super) fn get(
+    pub(crate) fn get(
         &mut self,
         scan: impl FnOnce(Timestamp) -> Result<Option<Timestamp>, StoreError>,
     ) -> Result<Option<Timestamp>, StoreError> {

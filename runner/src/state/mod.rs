@@ -26,6 +26,9 @@ pub use memory::MemoryStore;
 pub use store::{Store, StoreError, WriteBatch};
 pub use timers::{Timer, TimerChange, TimerId, TimerIndex};
 
+pub(crate) use layout::{Front, Reader, after, key_group, put_part, put_scope};
+pub(crate) use timers::first_time;
+
 /// Which store a job keeps its state in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StoreKind {

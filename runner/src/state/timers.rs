@@ -347,7 +347,7 @@ fn holds(domain: TimeDomain, fire: Timestamp, hold: Timestamp) -> bool {
 }
 
 /// The time behind `prefix` in the first key that has one of at least `from`.
-pub(super) fn first_time(store: &dyn Store, prefix: &[u8], from: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+pub(crate) fn first_time(store: &dyn Store, prefix: &[u8], from: Timestamp) -> Result<Option<Timestamp>, StoreError> {
     let mut first = None;
     store.scan(&[prefix, &from.to_wire()].concat(), Some(&after(prefix)), &mut |key, _| {
         first = Some(Reader(&key[prefix.len()..]).take_time());

@@ -1,0 +1,122 @@
+//! GroupByKey over unbounded input: the values of a key and window are kept in a store, and come out when the window's
+//! trigger says so.
+//!
+//! The parts: [`record`] and [`windows`] are what is kept, [`intake`] takes elements in and merges windows, [`engine`]
+//! decides what fires, [`panes`] writes panes, and [`operator`] is all of it in a dataflow: epochs, watermark, clock and
+//! room. Only the last knows of Timely.
+//!
+//! # Time
+//!
+//! The operator goes by the watermark that it has worked off, not by the one that its input has reached: what came is
+//! taken in first, then the windows are woken that the watermark has passed, and only then does its output follow. So
+//! nothing is late because of when the operator was scheduled, and the pane of a window that has just ended leaves while
+//! the output watermark still allows it to be on time.
+//!
+//! Elements that come on time hold the output watermark at the timestamp of the pane that they will be in. What is late
+//! holds nothing; its pane gets the window's end for a timestamp, which may be late downstream too. It is never late
+//! beyond what the window allows, because the output watermark waits for the windows that expire.
+//!
+//! Work of an epoch is done in it: input of later epochs waits, and the operator steps on when its input has, nothing is
+//! left to do and the clock shows nothing that is due. Windows stay open across epochs; what they hold moves along.
+//!
+//! # Merging
+//!
+//! Windows merge when an element comes that brings a new one, as in Beam's own runners. Sessions are merged here. For
+//! other windows the SDK is asked; meanwhile all else waits, because the watermark may not pass what it is about to
+//! say. (Letting other keys go on would need a watermark for every key.)
+
+mod engine;
+mod intake;
+mod operator;
+mod panes;
+mod record;
+mod wakes;
+mod windows;
+
+#[cfg(test)]
+mod proof;
+#[cfg(test)]
+mod transcripts;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use timely::dataflow::Scope;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use super::JobObserver;
+use super::edge::{Edge, Output, exchange, moment};
+use super::flow::Flow;
+use super::group::Grouping;
+use super::merge::WindowMerges;
+use super::route::{self, Route};
+use super::run::Reporter;
+use crate::clock::Clock;
+use crate::element::ElementError;
+use crate::state::{MemoryStore, Store, StoreError};
+use crate::time::Moment;
+
+use engine::Engine;
+use operator::Operator;
+
+/// What a windowed grouping needs besides a [`Grouping`].
+pub(crate) struct Means {
+    /// An empty store of its own.
+    pub(crate) store: Result<Box<dyn Store>, StoreError>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) observer: Arc<dyn JobObserver>,
+}
+
+/// Why the operator cannot go on.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Malformed(#[from] ElementError),
+    #[error(transparent)]
+    Storage(#[from] std::io::Error),
+    #[error("it was reported already")]
+    Reported,
+}
+
+/// Builds the grouping. `merges` makes what asks the SDK, for custom merging windows.
+pub(crate) fn build<'scope>(
+    scope: Scope<'scope, Moment>,
+    grouping: Grouping,
+    means: Means,
+    input: Edge<'scope>,
+    merges: impl FnOnce(Rc<[usize]>) -> Option<WindowMerges>,
+    (flow, reporter): (Rc<Flow>, Rc<Reporter>),
+) -> Edge<'scope> {
+    let by_key = Route::ByKey(grouping.input.clone());
+    let routed = route::address(scope, &grouping.name, input, by_key, Rc::clone(&reporter));
+    let mut builder = OperatorBuilder::new(grouping.name.clone(), scope);
+    let mut input = builder.new_input(routed, exchange());
+    let (output, stream) = Output::new(&mut builder);
+    let address = builder.operator_info().address;
+    let merges = merges(Rc::clone(&address));
+    // Every worker builds its operators, come what may.
+    let (store, trouble) = match means.store {
+        Ok(store) => (store, None),
+        Err(error) => (Box::new(MemoryStore::default()) as Box<dyn Store>, Some(Trouble::from(error))),
+    };
+    let engine = Engine::new(&grouping, store);
+    let ends = (scope.activator_for(address), flow, reporter);
+    let mut operator = Operator::new(grouping, engine, merges, (means.clock, means.observer), output, ends);
+    if let Some(trouble) = trouble {
+        operator.fail(&trouble);
+    }
+    builder.build_reschedule(move |mut capabilities| {
+        operator.begin(capabilities.pop());
+        move |frontiers| {
+            input.for_each(|capability, batch| {
+                if let Some(moment) = moment(capability.stamp()) {
+                    operator.enqueue(moment, std::mem::take(batch));
+                }
+            });
+            operator.visit(frontiers[0].frontier())
+        }
+    });
+    stream
+}

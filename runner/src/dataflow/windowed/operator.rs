@@ -1,0 +1,292 @@
+//! The grouping in a dataflow: epochs, the watermark, the clock, and room.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use timely::dataflow::operators::Capability;
+use timely::progress::frontier::AntichainRef;
+use timely::scheduling::Activator;
+
+use super::Trouble;
+use super::engine::{Dropped, Engine, Progress, Room};
+use super::intake::Question;
+use crate::clock::Clock;
+use crate::dataflow::JobObserver;
+use crate::dataflow::edge::Output;
+use crate::dataflow::flow::{Flow, VISIT_LIMIT};
+use crate::dataflow::group::Grouping;
+use crate::dataflow::merge::WindowMerges;
+use crate::dataflow::queue::InputQueue;
+use crate::dataflow::run::Reporter;
+use crate::element::Batch;
+use crate::memory::Budget;
+use crate::metrics::Metric;
+use crate::time::{self, Moment, Timestamp};
+
+/// Namespace and name of the counters of dropped elements, as Beam's own runners have them.
+const LATE: (&str, &str) = ("org.apache.beam.runners.core.LateDataDroppingDoFnRunner", "droppedDueToLateness");
+const CLOSED: (&str, &str) = ("org.apache.beam.runners.core.ReduceFnRunner", "droppedDueToClosedWindow");
+
+/// See the module.
+pub(super) struct Operator {
+    name: String,
+    budget: Budget,
+    engine: Engine,
+    merges: Option<WindowMerges>,
+    /// A batch whose windows the SDK is asked about.
+    asking: Option<(Batch, Vec<Question>)>,
+    /// Input that waits, by epoch.
+    queues: BTreeMap<u64, Waiting>,
+    /// The epoch that is worked on.
+    epoch: u64,
+    sink: Sink,
+    clock: Arc<dyn Clock>,
+    /// When the operator will be activated for the clock's sake.
+    alarm: Option<Instant>,
+    observer: Arc<dyn JobObserver>,
+    reporter: Rc<Reporter>,
+    failed: bool,
+}
+
+/// Input of one epoch.
+struct Waiting {
+    batches: InputQueue,
+    /// Nothing of it is at a lesser watermark.
+    least: Timestamp,
+}
+
+/// The way out.
+struct Sink {
+    output: Output,
+    /// At the epoch that is worked on and the output watermark; `None` once all is over.
+    capability: Option<Capability<Moment>>,
+    flow: Rc<Flow>,
+    activator: Activator,
+    /// Bytes taken in and sent in this visit.
+    moved: usize,
+}
+
+impl Room for Sink {
+    fn has_room(&mut self) -> bool {
+        if !self.flow.has_room() {
+            self.flow.wait(self.activator.clone());
+            return false;
+        }
+        if self.moved > VISIT_LIMIT {
+            self.activator.activate();
+            return false;
+        }
+        true
+    }
+
+    fn give(&mut self, batch: Batch) {
+        self.moved += batch.data().len();
+        if let Some(capability) = &self.capability {
+            self.output.give(capability, batch);
+        }
+    }
+}
+
+impl Operator {
+    pub(super) fn new(
+        grouping: Grouping,
+        engine: Engine,
+        merges: Option<WindowMerges>,
+        (clock, observer): (Arc<dyn Clock>, Arc<dyn JobObserver>),
+        output: Output,
+        (activator, flow, reporter): (Activator, Rc<Flow>, Rc<Reporter>),
+    ) -> Operator {
+        Operator {
+            name: grouping.name,
+            budget: grouping.budget,
+            engine,
+            merges,
+            asking: None,
+            queues: BTreeMap::new(),
+            epoch: 0,
+            sink: Sink { output, capability: None, flow, activator, moved: 0 },
+            clock,
+            alarm: None,
+            observer,
+            reporter,
+            failed: false,
+        }
+    }
+
+    /// Takes the capability that the operator starts with.
+    pub(super) fn begin(&mut self, capability: Option<Capability<Moment>>) {
+        self.sink.capability = capability;
+    }
+
+    /// Takes a batch of input.
+    pub(super) fn enqueue(&mut self, moment: Moment, batch: Batch) {
+        if batch.is_empty() {
+            return;
+        }
+        let begin = || Waiting { batches: InputQueue::new(&self.budget), least: Timestamp(moment.watermark) };
+        let waiting = self.queues.entry(moment.epoch).or_insert_with(begin);
+        waiting.least = waiting.least.min(Timestamp(moment.watermark));
+        if let Err(error) = waiting.batches.push(moment, batch) {
+            self.fail(&error.into());
+        }
+    }
+
+    /// One activation. True while the operator is not finished.
+    pub(super) fn visit(&mut self, frontier: AntichainRef<Moment>) -> bool {
+        if !self.failed
+            && self.sink.capability.is_some()
+            && let Err(trouble) = self.work(frontier)
+        {
+            self.fail(&trouble);
+        }
+        self.sink.capability.is_some()
+    }
+
+    /// Capabilities stay where they are: nothing downstream may take silence for the end of input.
+    pub(super) fn fail(&mut self, trouble: &Trouble) {
+        self.failed = true;
+        match trouble {
+            Trouble::Store(error) => self.reporter.storage(&self.name, &std::io::Error::other(error.to_string())),
+            Trouble::Malformed(error) => self.reporter.malformed(&self.name, error),
+            Trouble::Storage(error) => self.reporter.storage(&self.name, error),
+            Trouble::Reported => {}
+        }
+    }
+
+    fn work(&mut self, frontier: AntichainRef<Moment>) -> Result<(), Trouble> {
+        self.sink.moved = 0;
+        let progress = self.advance(frontier);
+        let last = self.engine.panes.finish();
+        self.sink.give(last);
+        self.count();
+        if progress? == Progress::Paused {
+            return Ok(());
+        }
+        if frontier.is_empty() {
+            self.sink.capability = None;
+            return Ok(());
+        }
+        self.engine.follow();
+        self.hold();
+        self.set_alarm()
+    }
+
+    /// Does all that can be done now.
+    fn advance(&mut self, frontier: AntichainRef<Moment>) -> Result<Progress, Trouble> {
+        loop {
+            let now = self.clock.now();
+            if !self.answered(now)? || self.engine.fire_touched(now, &mut self.sink)? == Progress::Paused {
+                return Ok(Progress::Paused);
+            }
+            if self.queues.contains_key(&self.epoch) {
+                if !self.sink.has_room() {
+                    return Ok(Progress::Paused);
+                }
+                self.take(now)?;
+                continue;
+            }
+            if self.engine.wake_by_clock(now, &mut self.sink)? == Progress::Paused {
+                return Ok(Progress::Paused);
+            }
+            if let Some(next) = self.next_epoch(frontier) {
+                let last = self.engine.panes.finish();
+                self.sink.give(last);
+                self.epoch = next;
+                self.engine.follow();
+                self.hold();
+                continue;
+            }
+            self.engine.watermark = self.engine.watermark.max(self.reached(frontier));
+            return self.engine.wake_by_watermark(now, &mut self.sink);
+        }
+    }
+    /// Takes the next batch of the epoch in, or asks the SDK about its windows first.
+    fn take(&mut self, now: Timestamp) -> Result<(), Trouble> {
+        let Some(waiting) = self.queues.get_mut(&self.epoch) else { return Ok(()) };
+        // One byte is reached by any batch.
+        let taken = waiting.batches.take(usize::MAX, 1)?;
+        if waiting.batches.is_empty() {
+            self.queues.remove(&self.epoch);
+        }
+        for batch in taken.into_iter().flat_map(|taken| taken.batches) {
+            self.sink.moved += batch.data().len();
+            let questions = self.engine.questions(&batch)?;
+            match &mut self.merges {
+                Some(merges) if !questions.is_empty() => {
+                    let windows = questions.iter().map(Question::windows).collect();
+                    merges.ask(Moment::new(self.epoch, self.engine.output), windows);
+                    self.asking = Some((batch, questions));
+                }
+                _ => {
+                    let mut answers = Vec::with_capacity(questions.len());
+                    for question in questions {
+                        let merged = question.sessions()?;
+                        answers.push((question, merged));
+                    }
+                    self.engine.take(&batch, answers, now)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in the batch that the SDK was asked about. False while there is no answer.
+    fn answered(&mut self, now: Timestamp) -> Result<bool, Trouble> {
+        let (Some(merges), Some(_)) = (&mut self.merges, &self.asking) else { return Ok(true) };
+        let Some(answers) = merges.poll().map_err(|error| error.map_or(Trouble::Reported, Trouble::Malformed))? else {
+            return Ok(false);
+        };
+        if let Some((batch, questions)) = self.asking.take() {
+            self.engine.take(&batch, questions.into_iter().zip(answers).collect(), now)?;
+        }
+        Ok(true)
+    }
+
+    /// How far the watermark is: what comes, and what waits for its epoch, may be as old as this.
+    fn reached(&self, frontier: AntichainRef<Moment>) -> Timestamp {
+        let waiting = self.queues.values().map(|waiting| waiting.least);
+        time::watermark(frontier).into_iter().chain(waiting).min().unwrap_or(Timestamp(i64::MAX))
+    }
+
+    /// The epoch to step to: all of the one before has come and is done.
+    fn next_epoch(&self, frontier: AntichainRef<Moment>) -> Option<u64> {
+        let waiting = self.queues.keys().next().copied();
+        let reached = time::epoch(frontier).or(waiting).unwrap_or(self.epoch);
+        let next = waiting.unwrap_or(reached).min(reached);
+        (next > self.epoch).then_some(next)
+    }
+
+    /// Moves the capability to where the next output may be.
+    fn hold(&mut self) {
+        let moment = Moment::new(self.epoch, self.engine.output);
+        if let Some(capability) = &mut self.sink.capability
+            && *capability.time() != moment
+        {
+            capability.downgrade(&moment);
+        }
+    }
+
+    /// Sees to it that the operator is activated when a window is due.
+    fn set_alarm(&mut self) -> Result<(), Trouble> {
+        let Some(due) = self.engine.windows.next_due()? else { return Ok(()) };
+        let Some(wait) = self.clock.wait(due) else { return Ok(()) };
+        let at = Instant::now() + wait;
+        if self.alarm.is_none_or(|alarm| alarm <= Instant::now() || at < alarm) {
+            self.alarm = Some(at);
+            self.sink.activator.activate_after(wait);
+        }
+        Ok(())
+    }
+
+    /// Tells the job of elements that were dropped.
+    fn count(&mut self) {
+        let Dropped { late, closed } = std::mem::take(&mut self.engine.dropped);
+        for (count, (namespace, name)) in [(late, LATE), (closed, CLOSED)] {
+            if count > 0 {
+                self.observer.counted(Metric::counter(&self.name, namespace, name, count));
+            }
+        }
+    }
+}
