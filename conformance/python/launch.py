@@ -7,9 +7,11 @@ import glob
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 TEXT = pathlib.Path(__file__).resolve().parents[2] / 'LICENSE'
@@ -24,6 +26,118 @@ def divide(_):
 with beam.Pipeline(options=PipelineOptions()) as p:
   p | beam.Impulse() | beam.Map(divide)
 '''
+
+# Emits a number every few milliseconds, for ever; or never returns. What is emitted goes to the file.
+ENDLESS = '''
+import sys, time
+import apache_beam as beam
+from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms.core import RestrictionProvider
+
+class Numbers(RestrictionProvider):
+  def initial_restriction(self, element):
+    return OffsetRange(0, 2**62)
+
+  def create_tracker(self, restriction):
+    return OffsetRestrictionTracker(restriction)
+
+  def restriction_size(self, element, restriction):
+    return 1.0
+
+class Count(beam.DoFn):
+  @beam.DoFn.unbounded_per_element()
+  def process(self, stuck, tracker=beam.DoFn.RestrictionParam(Numbers())):
+    number = tracker.current_restriction().start
+    while tracker.try_claim(number):
+      yield number
+      number += 1
+      time.sleep(100000 if stuck else 0.005)
+
+def write(number, path):
+  with open(path, 'a') as file:
+    file.write('%d\\n' % number)
+
+path, stuck = sys.argv[1], sys.argv[2] == 'stuck'
+with beam.Pipeline(options=PipelineOptions(sys.argv[3:])) as p:
+  p | beam.Create([stuck], reshuffle=False) | beam.ParDo(Count()) | beam.Map(write, path)
+'''
+# A PROCESS environment that starts Python's harness, and says its process id first.
+BOOT = '''#!/bin/sh
+for flag in "$@"; do
+  case "$flag" in
+    --id=*) export WORKER_ID="${flag#*=}";;
+    --control_endpoint=*) export CONTROL_API_SERVICE_DESCRIPTOR="url: \\"${flag#*=}\\"";;
+    --logging_endpoint=*) export LOGGING_API_SERVICE_DESCRIPTOR="url: \\"${flag#*=}\\"";;
+  esac
+done
+echo $$ >> "%s"
+export PIPELINE_OPTIONS='{}' SEMI_PERSISTENT_DIRECTORY="$PWD"
+exec "%s" -m apache_beam.runners.worker.sdk_worker_main
+'''
+
+
+class Endless:
+  """A pipeline without an end under `ferrobeam run`, with a process group of its own, as a shell gives it."""
+
+  def __init__(self, test, mode, in_process=False):
+    folder = tempfile.TemporaryDirectory()
+    test.addCleanup(folder.cleanup)
+    self.test, self.folder = test, pathlib.Path(folder.name)
+    command = [os.environ['FERROBEAM'], 'run', '--', sys.executable, '-c', ENDLESS, str(self.folder / 'numbers'), mode]
+    if in_process:
+      boot = self.folder / 'boot'
+      boot.write_text(BOOT % (self.folder / 'harnesses', sys.executable))
+      boot.chmod(0o755)
+      command += ['--environment_type=PROCESS', '--environment_config={"command": "%s"}' % boot]
+    self.output = self.folder / 'output'
+    with self.output.open('w') as output:
+      self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                                      start_new_session=True)
+    test.addCleanup(self.kill)
+
+  def kill(self):
+    print(self.output.read_text())
+    try:
+      os.killpg(self.process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+      pass
+    self.process.wait()
+
+  def numbers(self):
+    file = self.folder / 'numbers'
+    return [int(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+  def harnesses(self):
+    file = self.folder / 'harnesses'
+    return [int(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+  def wait_for(self, what, value):
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+      found = value()
+      if found:
+        return found
+      if self.process.poll() is not None:
+        break
+      time.sleep(0.05)
+    self.test.fail('%s never came: %s' % (what, self.output.read_text()[-1500:]))
+
+  def how_to_drain(self):
+    """What the user is told to type."""
+    told = lambda: re.search(r'`ferrobeam drain --endpoint (\S+) (\S+)`', self.output.read_text())
+    return self.wait_for('the advice how to drain', told).groups()
+
+  def ask(self, command, *flags):
+    """`ferrobeam drain` or `ferrobeam cancel`, as far as it takes to end."""
+    endpoint, job = self.how_to_drain()
+    ended = subprocess.run([os.environ['FERROBEAM'], command, '--endpoint', endpoint, job], stdin=subprocess.DEVNULL,
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=60)
+    self.test.assertEqual(ended.returncode, 0, ended.stdout)
+    return ended.stdout
+
+  def ended(self):
+    return self.process.wait(timeout=60), self.output.read_text()
 
 
 class Launch(unittest.TestCase):
@@ -85,3 +199,42 @@ class Launch(unittest.TestCase):
   def test_command_that_does_not_exist(self):
     output = self.ferrobeam_run(['/there/is/no/such/command'], expected='failure')
     self.assertIn('/there/is/no/such/command', output)
+
+  def test_drained_pipeline_keeps_every_number_it_emitted(self):
+    run = Endless(self, 'counting')
+    run.wait_for('a number', lambda: len(run.numbers()) > 50)
+    self.assertIn('DRAINED', run.ask('drain'))
+    code, output = run.ended()
+    # To be drained is not to fail, though Python's client raises an error.
+    self.assertEqual(code, 0, output[-1500:])
+    self.assertIn('is DRAINED', output)
+    numbers = run.numbers()
+    self.assertEqual(numbers, list(range(len(numbers))))
+
+  def test_cancel_ends_a_bundle_that_never_returns(self):
+    run = Endless(self, 'stuck')
+    run.wait_for('the number before it hangs', run.numbers)
+    started = time.monotonic()
+    self.assertIn('CANCELLED', run.ask('cancel'))
+    self.assertLess(time.monotonic() - started, 20)
+    code, output = run.ended()
+    self.assertNotEqual(code, 0)
+    self.assertIn('is CANCELLED', output)
+    self.assertNotIn('is run again', output)
+
+  def test_cancel_ends_a_process_that_never_returns(self):
+    run = Endless(self, 'stuck', in_process=True)
+    run.wait_for('the number before it hangs', run.numbers)
+    self.assertIn('CANCELLED', run.ask('cancel'))
+    self.assertEqual([pid for pid in run.harnesses() if os.path.exists('/proc/%d' % pid)], [])
+    run.ended()
+
+  def test_interrupt_ends_everything(self):
+    run = Endless(self, 'stuck', in_process=True)
+    run.wait_for('the number before it hangs', run.numbers)
+    # As a terminal does it.
+    os.killpg(run.process.pid, signal.SIGINT)
+    code, output = run.ended()
+    self.assertNotEqual(code, 0)
+    self.assertIn('is CANCELLED', output)
+    self.assertEqual([pid for pid in run.harnesses() if os.path.exists('/proc/%d' % pid)], [])
