@@ -73,7 +73,9 @@ impl Bridge {
         let plan = config.plan.clone();
         let stages = (0..)
             .zip(&plan.stages)
-            .map(|(id, stage)| Stage::prepare(StageId(id), stage, &generation, &endpoint).map(Arc::new))
+            .map(|(id, stage)| {
+                Stage::prepare(StageId(id), stage, &plan.collections, &generation, &endpoint).map(Arc::new)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let used: BTreeSet<EnvironmentId> = stages.iter().map(|stage| stage.environment).collect();
         let mut pools = std::collections::BTreeMap::new();

@@ -8,7 +8,8 @@ use ferrobeam_proto::fn_execution::process_bundle_request::{CacheToken, cache_to
 use ferrobeam_proto::fn_execution::{ProcessBundleDescriptor, RemoteGrpcPort};
 use ferrobeam_proto::pipeline::ApiServiceDescriptor;
 use ferrobeam_proto::urns::fn_api_transforms::{DATA_SINK, DATA_SOURCE};
-use ferrobeam_runner::plan::{self, EnvironmentId, StageId};
+use ferrobeam_runner::element::ElementCoder;
+use ferrobeam_runner::plan::{self, Collection, EnvironmentId, StageId};
 use prost::Message;
 
 use crate::error::BridgeError;
@@ -25,6 +26,8 @@ pub(crate) struct Stage {
     pub(crate) descriptor: ProcessBundleDescriptor,
     /// The data source transform.
     pub(crate) input: String,
+    /// How its elements are encoded, if the plan has the collection.
+    pub(crate) input_coder: Option<ElementCoder>,
     /// The data sink transforms, in the order of the stage's outputs.
     pub(crate) outputs: Vec<String>,
     output_ports: HashMap<String, usize>,
@@ -61,6 +64,7 @@ impl Stage {
     pub(crate) fn prepare(
         id: StageId,
         stage: &plan::Stage,
+        collections: &[Collection],
         generation: &str,
         endpoint: &ApiServiceDescriptor,
     ) -> Result<Stage, BridgeError> {
@@ -106,6 +110,9 @@ impl Stage {
             environment: stage.environment,
             descriptor,
             input: stage.input.transform.clone(),
+            input_coder: collections.get(stage.input.collection.0 as usize).map(|collection| {
+                ElementCoder::new(collection.value.clone(), collection.windowing.window_coder.clone())
+            }),
             output_ports: outputs.iter().cloned().zip(0..).collect(),
             outputs,
             timers,

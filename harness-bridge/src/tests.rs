@@ -76,7 +76,7 @@ pub(crate) fn stage(timers: Vec<TimerPort>) -> Stage {
         truncate: None,
         finalizes: false,
     };
-    Stage::prepare(StageId(0), &planned, "g", &ApiServiceDescriptor::default()).unwrap()
+    Stage::prepare(StageId(0), &planned, &[], "g", &ApiServiceDescriptor::default()).unwrap()
 }
 
 /// A configuration for a plan without stages.

@@ -12,6 +12,7 @@
 mod exchange;
 mod in_order;
 mod input;
+mod residual;
 mod run;
 mod split;
 

@@ -12,12 +12,12 @@ use ferrobeam_proto::fn_execution::{
 };
 use ferrobeam_runner::element::Outputs;
 use ferrobeam_runner::executor::{BundleDone, BundleError, Fault, Finalizer, Residual, StateError, StateServer};
-use ferrobeam_runner::time::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Told;
 use super::exchange::{Exchange, Failure};
 use super::input::{Input, Push, Stopped};
+use super::residual;
 use super::split::Splits;
 use crate::environment::{Lease, Stay};
 use crate::harness::Harness;
@@ -228,25 +228,6 @@ impl Asked {
         self.lost(&message)
     }
 
-    fn residual(&self, root: DelayedBundleApplication) -> Result<Residual, BundleError> {
-        let Some(application) = root.application else {
-            let message = format!("{} handed back work without an element", self.harness());
-            return Err(failed(&self.stage, Fault::Environment, true, message));
-        };
-        // Only what the stage takes as its input can come in again.
-        if !self.stage.is_head(&application.transform_id) {
-            let transform = application.transform_id;
-            let message = format!(
-                "{} handed back work of transform {transform:?}, which does not take the stage's input",
-                self.harness()
-            );
-            return Err(failed(&self.stage, Fault::Environment, true, message));
-        }
-        let delay = root.requested_time_delay.and_then(|delay| Duration::try_from(delay).ok()).unwrap_or_default();
-        let hold = application.output_watermarks.values().map(timestamp_from_proto).min();
-        Ok(Residual { element: application.element, delay, hold })
-    }
-
     /// Everything that the bundle did not do.
     async fn residuals(&mut self, roots: Vec<DelayedBundleApplication>) -> Result<Vec<Residual>, BundleError> {
         let harness = self.harness().clone();
@@ -255,7 +236,10 @@ impl Asked {
             reason = harness.over() => return Err(self.lost(&reason)),
         }
         let (more_roots, elements) = self.splits.residuals(self.input.kept());
-        let roots = roots.into_iter().chain(more_roots).map(|root| self.residual(root));
+        let roots = roots.into_iter().chain(more_roots).map(|root| {
+            residual::from_proto(root, &self.stage, self.input.kept())
+                .map_err(|what| failed(&self.stage, Fault::Environment, true, format!("{} {what}", self.harness())))
+        });
         let rest = elements.into_iter().map(|element| Ok(Residual { element, delay: Duration::ZERO, hold: None }));
         roots.chain(rest).collect()
     }
@@ -298,12 +282,6 @@ fn not_fed(stage: &Stage, stopped: &Stopped) -> BundleError {
     failed(stage, Fault::Runner, false, stopped.to_string())
 }
 
-/// Milliseconds, rounded down, within what a timestamp can be.
-fn timestamp_from_proto(wire: &prost_types::Timestamp) -> Timestamp {
-    let millis = wire.seconds.saturating_mul(1000).saturating_add(i64::from(wire.nanos).div_euclid(1_000_000));
-    Timestamp(millis.clamp(Timestamp::MIN.0, Timestamp::MAX.0))
-}
-
 /// The SDK's callbacks of a bundle that asked to be finalized.
 struct Callback {
     shared: Arc<Shared>,
@@ -331,19 +309,5 @@ impl Finalizer for Callback {
 impl fmt::Debug for Callback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Callback").field(&self.instruction).finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn timestamps_round_down_and_stay_in_range() {
-        let at = |seconds, nanos| timestamp_from_proto(&prost_types::Timestamp { seconds, nanos });
-        assert_eq!(at(1, 2_999_999), Timestamp(1002));
-        assert_eq!(at(-1, 500_000_000), Timestamp(-500));
-        assert_eq!(at(i64::MIN, 0), Timestamp::MIN);
-        assert_eq!(at(i64::MAX, 0), Timestamp::MAX);
     }
 }

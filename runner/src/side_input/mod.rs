@@ -18,12 +18,11 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::element::{Batch, ElementCoder, WireCoder, get_varint, put_varint};
+use crate::element::{Batch, ElementCoder, put_varint};
 use crate::executor::{StateError, StatePage};
 use crate::grouping::{Continuations, Frozen, GroupBuffer, Values};
 use crate::memory::Budget;
 use crate::plan::Access;
-use crate::windowing::WindowCoder;
 
 /// Bytes of a page, unless one value is longer.
 pub const PAGE: usize = 1 << 20;
@@ -132,19 +131,10 @@ impl SideInputTable {
         self.in_window(window, |window| self.page_of_groups(Request::Entries, window, continuation, entry))
     }
 
-    /// A custom window without the timestamp and the length that its wire form puts before it. Java's harness names the
-    /// windows of side inputs in its own coder, the others in the wire's: here all are kept the first way.
+    /// What windows are kept under: Java's harness names custom windows of side inputs in their own coder, the others in
+    /// the wire's.
     fn bare<'a>(&self, window: &'a [u8]) -> &'a [u8] {
-        const TIMESTAMP: usize = 8;
-        let WindowCoder::Custom(inner) = &self.coder.window else { return window };
-        let Some(encoded) = window.get(TIMESTAMP..) else { return window };
-        match (&**inner, inner.skip(encoded)) {
-            (WireCoder::Prefixed, Ok(length)) if length == encoded.len() => {
-                get_varint(encoded).map_or(window, |(_, prefix)| &encoded[prefix..])
-            }
-            (_, Ok(length)) if length == encoded.len() => encoded,
-            _ => window,
-        }
+        self.coder.window.bare(window).unwrap_or(window)
     }
 
     /// Reads a window by either of its names: a bare window may look like one in wire form.

@@ -8,9 +8,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::element::{BatchBuilder, PANE_NO_FIRING, encode_windowed_value};
+use crate::element::{BatchBuilder, PANE_NO_FIRING, WireCoder, encode_windowed_value};
 use crate::time::Timestamp;
-use crate::windowing::IntervalWindow;
+use crate::windowing::{IntervalWindow, WindowCoder};
 
 type Model = BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Vec<Vec<u8>>>>;
 

@@ -11,7 +11,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-use crate::element::{ElementError, WireCoder};
+use crate::element::{ElementError, WireCoder, get_varint};
 use crate::time::Timestamp;
 
 pub use interval::{IntervalWindow, merge_sessions};
@@ -199,6 +199,22 @@ impl WindowCoder {
                 let timestamp = window.first_chunk().ok_or(ElementError::Incomplete)?;
                 Ok(Timestamp::from_wire(*timestamp))
             }
+        }
+    }
+
+    /// A custom window as its own coder writes it, without the timestamp and the length prefix that its wire form puts
+    /// before it; `None` for windows of known coders and for what is no window in wire form. Java's harness names custom
+    /// windows this way in state keys and residuals, whatever the bundle descriptor says.
+    pub fn bare<'a>(&self, window: &'a [u8]) -> Option<&'a [u8]> {
+        let WindowCoder::Custom(inner) = self else { return None };
+        let encoded = window.get(8..)?;
+        let length = inner.skip(encoded).ok()?;
+        if length != encoded.len() {
+            return None;
+        }
+        match **inner {
+            WireCoder::Prefixed => get_varint(encoded).ok().map(|(_, prefix)| &encoded[prefix..]),
+            _ => Some(encoded),
         }
     }
 

@@ -90,3 +90,17 @@ fn a_pane_takes_the_timestamp_that_is_asked_for() {
     assert_eq!(apply(TimestampCombiner::Earliest), earliest);
     assert_eq!(apply(TimestampCombiner::Latest), latest);
 }
+
+#[test]
+fn only_a_custom_window_in_wire_form_has_a_bare_name() {
+    let custom = WindowCoder::Custom(WireCoder::Prefixed.into());
+    let wire = [&Timestamp(5).to_wire()[..], &[3], b"abc"].concat();
+    assert_eq!(custom.bare(&wire), Some(&b"abc"[..]));
+    assert_eq!(custom.bare(&wire[..11]), None);
+    assert_eq!(custom.bare(&[&wire[..], b"d"].concat()), None);
+    assert_eq!(custom.bare(b"abc"), None);
+    let known = WindowCoder::Custom(WireCoder::VarInt.into());
+    assert_eq!(known.bare(&[&[0; 8][..], &[0x80, 1]].concat()), Some(&[0x80, 1][..]));
+    assert_eq!(WindowCoder::Interval.bare(&wire), None);
+    assert_eq!(WindowCoder::Global.bare(b""), None);
+}

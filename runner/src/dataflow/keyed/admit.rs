@@ -106,9 +106,12 @@ impl Admission {
         Ok(Admitted::Elements(if dropped { kept.finish() } else { batch }))
     }
 
-    /// Forgets a window that has expired.
-    pub(super) fn forget(&mut self, key: &[u8], window: &[u8]) {
+    /// Forgets a window that has expired. Java's harness keeps the cells of a custom window under a name of its own,
+    /// which is given back: it has expired, too.
+    pub(super) fn forget(&mut self, key: &[u8], window: &[u8], at: Timestamp) -> Option<Expiry> {
         self.noted.remove(&name(key, window));
+        let bare = self.windowing.window_coder.bare(window)?;
+        Some(Expiry { key: Bytes::copy_from_slice(key), window: Bytes::copy_from_slice(bare), at })
     }
 }
 

@@ -28,7 +28,7 @@ use crate::element::{Batch, BatchBuilder, ElementError};
 use crate::executor::StateServer;
 use crate::metrics::Metric;
 use crate::plan::{Keyed, StageId, TimeDomain};
-use crate::state::{BundleState, Changes, KeyedState, StoreError, Stores, Timer, TimerChange};
+use crate::state::{BundleState, Changes, Expiry, KeyedState, StoreError, Stores, Timer, TimerChange};
 use crate::time::{self, Moment, Timestamp};
 
 /// Most timers that fire in one bundle.
@@ -376,9 +376,9 @@ impl Operator {
             let mut waiting = waiting.into_iter();
             expired.retain(|_| !waiting.next().unwrap_or(false));
         }
-        for expiry in &expired {
-            self.admission.forget(&expiry.key, &expiry.window);
-        }
+        let by_other_names: Vec<Expiry> =
+            expired.iter().filter_map(|expiry| self.admission.forget(&expiry.key, &expiry.window, expiry.at)).collect();
+        expired.extend(by_other_names);
         Ok(if expired.is_empty() { Next::Nothing } else { Next::Commit(Changes { expired, ..Changes::default() }) })
     }
 
