@@ -24,6 +24,8 @@ mod service;
 mod proof;
 #[cfg(test)]
 mod proof_timers;
+#[cfg(test)]
+mod proof_windows;
 
 use std::rc::Rc;
 use std::sync::Arc;

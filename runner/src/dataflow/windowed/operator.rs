@@ -190,18 +190,20 @@ impl Operator {
             if self.engine.wake_by_clock(now, &mut self.sink)? == Progress::Paused {
                 return Ok(Progress::Paused);
             }
-            if let Some(next) = self.next_epoch(frontier) {
-                let last = self.engine.panes.finish();
-                self.sink.give(last);
-                self.epoch = next;
-                self.engine.follow();
-                self.hold();
-                continue;
-            }
+            // Before the next epoch: what the watermark ends in one belongs to it. It is past nothing that waits.
             self.engine.watermark = self.engine.watermark.max(self.reached(frontier));
-            return self.engine.wake_by_watermark(now, &mut self.sink);
+            if self.engine.wake_by_watermark(now, &mut self.sink)? == Progress::Paused {
+                return Ok(Progress::Paused);
+            }
+            let Some(next) = self.next_epoch(frontier) else { return Ok(Progress::Done) };
+            let last = self.engine.panes.finish();
+            self.sink.give(last);
+            self.epoch = next;
+            self.engine.follow();
+            self.hold();
         }
     }
+
     /// Takes the next batch of the epoch in, or asks the SDK about its windows first.
     fn take(&mut self, now: Timestamp) -> Result<(), Trouble> {
         let Some(waiting) = self.queues.get_mut(&self.epoch) else { return Ok(()) };
