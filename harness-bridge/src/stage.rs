@@ -33,8 +33,8 @@ pub(crate) struct Stage {
     output_ports: HashMap<String, usize>,
     /// The timer families, in the order of the plan's stage.
     pub(crate) timers: Vec<TimerPort>,
-    /// Side inputs never change while this bridge lives, so that one token each serves all bundles.
-    side_input_tokens: Vec<CacheToken>,
+    /// A token for each side input, with its index in the plan's stage: for as long as it does not change.
+    side_input_tokens: Vec<(usize, CacheToken)>,
     /// Its transforms keep state by key, which a harness may cache.
     pub(crate) keeps_state: bool,
     /// It can be asked to hand work back.
@@ -140,13 +140,21 @@ impl Stage {
         self.heads.contains(transform)
     }
 
-    /// The cache tokens of a bundle whose user state may be cached under `state`.
-    pub(crate) fn cache_tokens(&self, state: Option<u64>) -> Vec<CacheToken> {
+    /// The cache tokens of a bundle whose user state may be cached under `state`, and which reads these `versions` of its
+    /// side inputs ([`ferrobeam_runner::executor::StateServer::side_input_versions`]).
+    pub(crate) fn cache_tokens(&self, state: Option<u64>, versions: &[u64]) -> Vec<CacheToken> {
+        let side_inputs = self.side_input_tokens.iter().map(|(index, token)| {
+            let mut token = token.clone();
+            if let Some(version) = versions.get(*index).filter(|version| **version > 0) {
+                token.token = format!("{}-{version}", self.descriptor_id).into();
+            }
+            token
+        });
         let state = state.map(|token| CacheToken {
             token: format!("{}-{token}", self.descriptor_id).into(),
             r#type: Some(cache_token::Type::UserState(cache_token::UserState {})),
         });
-        self.side_input_tokens.iter().cloned().chain(state).collect()
+        side_inputs.chain(state).collect()
     }
 
     /// The user's name for a transform of the descriptor.
@@ -155,17 +163,16 @@ impl Stage {
     }
 }
 
-fn side_input_tokens(stage: &plan::Stage, token: &str) -> Vec<CacheToken> {
-    let names: BTreeSet<(&str, &str)> =
-        stage.side_inputs.iter().map(|side| (side.transform.as_str(), side.local_name.as_str())).collect();
-    names
-        .into_iter()
-        .map(|(transform, local_name)| CacheToken {
-            token: Bytes::copy_from_slice(token.as_bytes()),
-            r#type: Some(cache_token::Type::SideInput(cache_token::SideInput {
-                transform_id: transform.to_owned(),
-                side_input_id: local_name.to_owned(),
-            })),
+fn side_input_tokens(stage: &plan::Stage, token: &str) -> Vec<(usize, CacheToken)> {
+    let mut named = BTreeSet::new();
+    let side_inputs = stage.side_inputs.iter().enumerate();
+    side_inputs
+        .filter(|(_, side)| named.insert((side.transform.as_str(), side.local_name.as_str())))
+        .map(|(index, side)| {
+            let side_input =
+                cache_token::SideInput { transform_id: side.transform.clone(), side_input_id: side.local_name.clone() };
+            let token = Bytes::copy_from_slice(token.as_bytes());
+            (index, CacheToken { token, r#type: Some(cache_token::Type::SideInput(side_input)) })
         })
         .collect()
 }

@@ -379,6 +379,23 @@ async fn state_requests_that_cannot_be_answered_say_so() {
     fixture.end().await;
 }
 
+#[tokio::test]
+async fn a_side_input_that_changed_has_another_cache_token() {
+    let mut fixture = fixture(&[]).await;
+    let mut tokens = Vec::new();
+    for version in [0, 7, 7, 8] {
+        let (mut bundle, outcome) = open(&fixture.bridge, 0, Arc::new(SideInputs { version, ..SideInputs::default() }));
+        push(&mut *bundle, &[b"a"]);
+        let (_, mut request) = fixture.fake.bundle().await;
+        tokens.push(request.cache_tokens.remove(0).token);
+        drop((bundle, outcome));
+    }
+    assert_eq!(tokens[1], tokens[2]);
+    tokens.remove(2);
+    assert_eq!(tokens.iter().collect::<std::collections::BTreeSet<_>>().len(), 3, "{tokens:?}");
+    fixture.end().await;
+}
+
 /// Keeps what was asked, taking its time.
 #[derive(Default)]
 struct SlowState(Mutex<Vec<String>>);

@@ -133,6 +133,11 @@ pub trait StateServer: Send + Sync {
     fn append(&self, key: &StateKey, data: Bytes) -> Result<(), StateError>;
     /// Empties a cell.
     fn clear(&self, key: &StateKey) -> Result<(), StateError>;
+    /// For each side input of the stage, in the plan's order, a number that is another one whenever the bundle may find
+    /// something else there than bundles before it did. Empty: nothing ever changes.
+    fn side_input_versions(&self) -> Vec<u64> {
+        Vec::new()
+    }
 }
 
 /// Part of a cell's contents.

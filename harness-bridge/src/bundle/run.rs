@@ -87,11 +87,12 @@ impl Opened {
         let input_ended = elements.is_some();
 
         let stay = part.map(|part| shared.residences.enter(part, &harness));
+        let cache_tokens = stage.cache_tokens(stay.map(|stay| stay.token), &state.side_input_versions());
         let exchange = Arc::new(Exchange::new(stage.clone(), state, outputs));
         harness.open(instruction.clone(), exchange.clone());
         let request = ProcessBundleRequest {
             process_bundle_descriptor_id: stage.descriptor_id.clone(),
-            cache_tokens: stage.cache_tokens(stay.map(|stay| stay.token)),
+            cache_tokens,
             elements,
             ..Default::default()
         };

@@ -188,6 +188,7 @@ pub fn config(plan: Plan, logs: Arc<Collected>, folder: &Path) -> BridgeConfig {
 pub struct SideInputs {
     pub values: Vec<Vec<u8>>,
     pub asked: Mutex<Vec<StateKey>>,
+    pub version: u64,
 }
 
 impl StateServer for SideInputs {
@@ -207,6 +208,10 @@ impl StateServer for SideInputs {
 
     fn clear(&self, key: &StateKey) -> Result<(), StateError> {
         Err(StateError::Unsupported(format!("clear {key:?}")))
+    }
+
+    fn side_input_versions(&self) -> Vec<u64> {
+        vec![self.version]
     }
 }
 

@@ -1,6 +1,6 @@
 //! Walks a plan and builds its operators on one worker.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,24 +16,23 @@ use super::flow::Flow;
 use super::group::{self, Grouping};
 use super::impulse;
 use super::keyed;
-use super::materialise;
 use super::merge::{Merger, WindowMerges};
 use super::quiescence::{self, Quiescence};
 use super::route::{self, Route};
 use super::run::Reporter;
+use super::side_inputs::{Fillers, Tables};
 use super::test_stream;
 use super::windowed;
 use crate::clock::{Clock, TestClock, WallClock};
 use crate::grouping::StoredIterables;
-use crate::plan::{Access, CollectionId, Node, Plan, Stage, StageId};
-use crate::side_input::SideInputTable;
-use crate::state::Stores;
+use crate::plan::{CollectionId, Node, Plan, Stage, StageId};
+use crate::state::{StoreError, Stores};
 use crate::time::Moment;
 
 /// What all workers of a process share.
 pub(crate) struct Shared {
     iterables: Arc<StoredIterables>,
-    tables: BTreeMap<(CollectionId, Access), Arc<SideInputTable>>,
+    tables: Tables,
     /// Opens the stores of keyed state.
     pub(crate) stores: Stores,
     /// The processing time that operators of this process go by.
@@ -43,38 +42,25 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(job: &Job) -> Shared {
-        let mut tables = BTreeMap::new();
-        for side_input in job.plan.stages.iter().flat_map(|stage| &stage.side_inputs) {
-            tables.entry((side_input.collection, side_input.access)).or_insert_with(|| {
-                let coder = element_coder(&job.plan, side_input.collection);
-                Arc::new(SideInputTable::new(&job.budget, side_input.access, coder))
-            });
-        }
+    /// Fails when a store cannot be opened.
+    pub(crate) fn new(job: &Job) -> Result<Shared, StoreError> {
         let test_clock = job.plan.is_test_driven().then(|| Arc::new(TestClock::default()));
         let clock: Arc<dyn Clock> = match &test_clock {
             Some(clock) => Arc::clone(clock) as Arc<dyn Clock>,
             None => Arc::new(WallClock),
         };
-        Shared {
+        let stores = Stores::new(job.settings.store, &job.budget);
+        Ok(Shared {
             iterables: Arc::new(StoredIterables::new(&job.budget)),
-            tables,
-            stores: Stores::new(job.settings.store, &job.budget),
+            tables: Tables::new(job, &stores)?,
+            stores,
             clock,
             test_clock,
-        }
+        })
     }
 
     fn state(&self, stage: &Stage) -> Arc<StageState> {
-        let side_inputs: HashMap<_, _> = stage
-            .side_inputs
-            .iter()
-            .map(|side| {
-                let name = (side.transform.clone(), side.local_name.clone());
-                (name, Arc::clone(&self.tables[&(side.collection, side.access)]))
-            })
-            .collect();
-        Arc::new(StageState::new(side_inputs, Arc::clone(&self.iterables)))
+        self.tables.state(stage, Arc::clone(&self.iterables))
     }
 }
 
@@ -83,24 +69,23 @@ pub(crate) fn build(worker: &mut Worker, job: &Job, shared: &Shared, shape: (usi
     let reporter = Rc::new(reporter);
     let flow = Rc::new(Flow::default());
     worker.dataflow::<Moment, _, _>(|scope| {
-        let mut builder = Builder {
+        let fillers = Fillers {
             scope,
-            job,
-            shared,
+            tables: &shared.tables,
+            clock: Arc::clone(&shared.clock),
             shape,
-            flow,
-            reporter,
-            edges: BTreeMap::new(),
+            reporter: Rc::clone(&reporter),
             barriers: BTreeMap::new(),
-            ends: Vec::new(),
         };
+        let edges = BTreeMap::new();
+        let mut builder = Builder { scope, job, shared, shape, flow, reporter, edges, fillers, ends: Vec::new() };
         let quiescence = shared.test_clock.as_ref().map(|clock| builder.test_streams(Arc::clone(clock)));
         for node in &job.plan.nodes {
             builder.node(node);
         }
         if let Some(quiescence) = quiescence {
-            let edges = builder.edges.into_values().chain(builder.ends).collect();
-            quiescence::watch(scope, edges, quiescence);
+            let edges = builder.edges.into_values().chain(builder.fillers.barriers.into_values()).chain(builder.ends);
+            quiescence::watch(scope, edges.collect(), quiescence);
         }
     });
 }
@@ -113,9 +98,21 @@ struct Builder<'scope, 'a> {
     flow: Rc<Flow>,
     reporter: Rc<Reporter>,
     edges: BTreeMap<CollectionId, Edge<'scope>>,
-    barriers: BTreeMap<(CollectionId, Access), Edge<'scope>>,
+    fillers: Fillers<'scope, 'a>,
     /// Outputs without data, of operators that have no others.
     ends: Vec<Edge<'scope>>,
+}
+
+/// The stream of a collection. The plan is in topological order; a collection that nothing produces is empty.
+fn edge<'scope>(
+    scope: Scope<'scope, Moment>,
+    edges: &BTreeMap<CollectionId, Edge<'scope>>,
+    collection: CollectionId,
+) -> Edge<'scope> {
+    match edges.get(&collection) {
+        Some(edge) => edge.clone(),
+        None => scope.concatenate(std::iter::empty()),
+    }
 }
 
 impl<'scope> Builder<'scope, '_> {
@@ -123,12 +120,8 @@ impl<'scope> Builder<'scope, '_> {
         &self.job.plan
     }
 
-    /// The stream of a collection. The plan is in topological order; a collection that nothing produces is empty.
     fn edge(&self, collection: CollectionId) -> Edge<'scope> {
-        match self.edges.get(&collection) {
-            Some(edge) => edge.clone(),
-            None => self.scope.concatenate(std::iter::empty()),
-        }
+        edge(self.scope, &self.edges, collection)
     }
 
     fn node(&mut self, node: &Node) {
@@ -195,7 +188,7 @@ impl<'scope> Builder<'scope, '_> {
     fn window_merges(&self, id: StageId, address: Rc<[usize]>) -> Option<WindowMerges> {
         let stage = &self.plan().stages[id.0 as usize];
         let answer = element_coder(self.plan(), stage.outputs.first()?.collection);
-        let state = self.shared.state(stage);
+        let state = self.shared.state(stage).bundle(None);
         let bundles = Bundles::new(self.scope, address, self.job.clone(), id, state, Rc::clone(&self.reporter));
         Some(WindowMerges::new(bundles, answer))
     }
@@ -203,27 +196,17 @@ impl<'scope> Builder<'scope, '_> {
     fn stage(&mut self, id: StageId) {
         let plan = Arc::clone(&self.job.plan);
         let stage = &plan.stages[id.0 as usize];
-        let mut barriers = Vec::new();
-        for side_input in &stage.side_inputs {
-            let key = (side_input.collection, side_input.access);
-            if !self.barriers.contains_key(&key) {
-                let name = &plan.collections[side_input.collection.0 as usize].name;
-                let table = Arc::clone(&self.shared.tables[&key]);
-                let input = self.edge(side_input.collection);
-                let barrier = materialise::build(self.scope, name, input, table, self.shape, Rc::clone(&self.reporter));
-                self.barriers.insert(key, barrier);
-            }
-            barriers.push(self.barriers[&key].clone());
-        }
+        let state = self.shared.state(stage);
+        let edges = &self.edges;
+        let side_inputs = self.fillers.of(self.job, stage, |id| edge(self.scope, edges, id), &state);
         let input = self.edge(stage.input.collection);
         let ends = (Rc::clone(&self.flow), Rc::clone(&self.reporter));
-        let state = self.shared.state(stage);
         let outputs = match &stage.keyed {
-            None => super::stage::build(self.scope, self.job, id, input, barriers, state, ends),
+            None => super::stage::build(self.scope, self.job, id, input, side_inputs, state, ends),
             Some(keyed) => {
                 let parts =
                     keyed::Parts { state, clock: Arc::clone(&self.shared.clock), stores: self.shared.stores.clone() };
-                keyed::build(self.scope, self.job, (id, keyed), input, barriers, parts, ends)
+                keyed::build(self.scope, self.job, (id, keyed), input, side_inputs, parts, ends)
             }
         };
         let mut outputs = outputs.into_iter();

@@ -9,7 +9,7 @@ use timely::dataflow::channels::pushers::exchange::Distributor;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::{Capability, InputCapability};
-use timely::progress::Stamp;
+use timely::progress::{Antichain, Stamp};
 
 use crate::element::Batch;
 use crate::time::Moment;
@@ -47,6 +47,12 @@ impl Output {
     /// Adds an output to an operator that is being built.
     pub(crate) fn new<'scope>(builder: &mut OperatorBuilder<'scope, Moment>) -> (Output, Edge<'scope>) {
         let (output, stream) = builder.new_output();
+        (Output(OutputBuilder::from(output)), stream)
+    }
+
+    /// Adds an output that only the operator's first input leads to: the others carry no data, and hold it back in nothing.
+    pub(crate) fn of_first<'scope>(builder: &mut OperatorBuilder<'scope, Moment>) -> (Output, Edge<'scope>) {
+        let (output, stream) = builder.new_output_connection([(0, Antichain::from_elem(()))]);
         (Output(OutputBuilder::from(output)), stream)
     }
 

@@ -338,9 +338,10 @@ fn frontier_never_regresses_and_epochs_align() {
                 let routed = route::address(scope, "keyed", source, Route::ByKey(coder), Rc::clone(&reporter));
                 let routed = pass_on(scope, routed);
                 let iterables = Arc::new(crate::grouping::StoredIterables::new(&inside.budget));
-                let nothing = Arc::new(bundle_state::StageState::new(Default::default(), iterables));
+                let nothing = Arc::new(bundle_state::StageState::new([], iterables));
                 let ends = (Rc::new(Flow::default()), Rc::clone(&reporter));
-                let out = stage_operator(scope, &inside, StageId(1), routed, vec![], nothing, ends).remove(0);
+                let out =
+                    stage_operator(scope, &inside, StageId(1), routed, Default::default(), nothing, ends).remove(0);
                 check(scope, out, Arc::clone(&sink));
             });
         })

@@ -71,7 +71,7 @@ pub fn run(job: Job, topology: Topology) -> Result<(), JobFailure> {
     let shape = (topology.processes, workers);
     let (builders, network) = cluster::allocators(topology, &job.budget)
         .map_err(|error| JobFailure::runner(format!("connecting the workers of the job: {error}")))?;
-    let shared = Shared::new(&job);
+    let shared = Shared::new(&job).map_err(|error| JobFailure::runner(error.to_string()))?;
     let (reports, inbox) = crossbeam_channel::unbounded();
     let guards = initialize_from(builders, network, move |allocator| {
         let ending = Ending { reports: reports.clone() };

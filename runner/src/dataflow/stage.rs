@@ -22,15 +22,17 @@ use timely::progress::frontier::AntichainRef;
 use timely::scheduling::Activator;
 
 use super::Job;
+use super::bundle_state::StageState;
 use super::bundles::{Bundles, Finished};
 use super::edge::{Edge, Output, moment};
 use super::emission::Emissions;
 use super::flow::Flow;
 use super::queue::InputQueue;
 use super::run::Reporter;
+use super::side_inputs::{Gate, SideInputs};
 use super::truncate::Truncation;
 use crate::element::Batch;
-use crate::executor::{Residual, StateServer};
+use crate::executor::Residual;
 use crate::plan::StageId;
 use crate::time::{self, Moment, Timestamp};
 
@@ -44,17 +46,17 @@ pub(crate) fn build<'scope>(
     job: &Job,
     stage: StageId,
     input: Edge<'scope>,
-    barriers: Vec<Edge<'scope>>,
-    state: Arc<dyn StateServer>,
+    side_inputs: SideInputs<'scope>,
+    state: Arc<StageState>,
     (flow, reporter): (Rc<Flow>, Rc<Reporter>),
 ) -> Vec<Edge<'scope>> {
     let plan = &job.plan.stages[stage.0 as usize];
     let mut builder = OperatorBuilder::new(plan.name.clone(), scope);
     let mut input = builder.new_input(input, Pipeline);
-    let mut barriers: Vec<_> = barriers.into_iter().map(|barrier| builder.new_input(barrier, Pipeline)).collect();
+    let mut gate = Gate::new(scope, &mut builder, (job, stage), side_inputs, &reporter);
     // Where a TestStream waits for everything to be over, a stage without outputs gets one that carries no data.
     let ports = plan.outputs.len().max(usize::from(job.plan.is_test_driven()));
-    let (outputs, streams): (Vec<_>, Vec<_>) = (0..ports).map(|_| Output::new(&mut builder)).unzip();
+    let (outputs, streams): (Vec<_>, Vec<_>) = (0..ports).map(|_| Output::of_first(&mut builder)).unzip();
     let address = builder.operator_info().address;
     let activator = scope.activator_for(Rc::clone(&address));
     if plan.splittable {
@@ -66,7 +68,8 @@ pub(crate) fn build<'scope>(
     }
     let bundles = |stage| {
         let (address, state, reporter) = (Rc::clone(&address), Arc::clone(&state), Rc::clone(&reporter));
-        Bundles::new(scope, address, job.clone(), stage, state, reporter)
+        let states = Box::new(move || state.bundle(None));
+        Bundles::with_states(scope, address, job.clone(), stage, states, None, reporter)
     };
     let unbounded = plan.unbounded;
     let mut operator = Operator {
@@ -91,16 +94,19 @@ pub(crate) fn build<'scope>(
     builder.build_reschedule(move |capabilities| {
         operator.emissions.begin(capabilities.into_iter().map(CapabilitySet::from_elem).collect());
         move |frontiers| {
+            gate.visit(frontiers);
             input.for_each(|capability, batch| {
                 if let Some(moment) = moment(capability.stamp()) {
-                    operator.enqueue(moment, std::mem::take(batch));
+                    gate.push(moment, std::mem::take(batch));
                 }
             });
-            for barrier in &mut barriers {
-                barrier.for_each(|_, _| {});
+            while let Some((moment, batch)) = gate.next() {
+                operator.enqueue(moment, batch);
             }
-            let open = frontiers[1..].iter().all(|barrier| barrier.is_empty());
-            operator.visit(frontiers[0].frontier(), open)
+            let open = gate.is_open();
+            let busy = operator.visit(gate.frontier(frontiers[0].frontier()), open);
+            gate.passed(operator.emissions.least());
+            busy || gate.is_busy()
         }
     });
     streams

@@ -7,9 +7,9 @@ use bytes::Bytes;
 
 use crate::executor::StateError;
 
-/// Makes tokens of positions, and positions of tokens. A position is only followed where it came from: a token that
-/// was damaged, made for another cell or made by another process is refused, so that a harness cannot lead a reader
-/// astray.
+/// Makes tokens of positions, and positions of tokens. A position is a few numbers. It is only followed where it came
+/// from: a token that was damaged, made for another cell or made by another process is refused, so that a harness cannot
+/// lead a reader astray.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Continuations {
     secret: RandomState,
@@ -17,22 +17,28 @@ pub(crate) struct Continuations {
 
 impl Continuations {
     /// The token of a position in `cell`.
-    pub(crate) fn seal(&self, cell: impl Hash, position: u64) -> Bytes {
-        let mut token = [0; 16];
-        token[..8].copy_from_slice(&position.to_be_bytes());
-        token[8..].copy_from_slice(&self.secret.hash_one((cell, position)).to_be_bytes());
-        Bytes::copy_from_slice(&token)
+    pub(crate) fn seal<const N: usize>(&self, cell: impl Hash, position: [u64; N]) -> Bytes {
+        let mut token = Vec::with_capacity(8 * (N + 1));
+        for number in position {
+            token.extend_from_slice(&number.to_be_bytes());
+        }
+        token.extend_from_slice(&self.secret.hash_one((cell, position)).to_be_bytes());
+        token.into()
     }
 
     /// The position in `cell` of a token; `None` for the empty one, which is the start.
-    pub(crate) fn open(&self, cell: impl Hash, token: &[u8]) -> Result<Option<u64>, StateError> {
+    pub(crate) fn open<const N: usize>(&self, cell: impl Hash, token: &[u8]) -> Result<Option<[u64; N]>, StateError> {
         if token.is_empty() {
             return Ok(None);
         }
-        let position = token.first_chunk().map(|position| u64::from_be_bytes(*position));
-        match position {
-            Some(position) if self.seal(cell, position) == token => Ok(Some(position)),
-            _ => Err(StateError::Unknown("a continuation token that was not made for this cell".into())),
+        let (words, rest) = token.as_chunks::<8>();
+        let mut position = [0; N];
+        for (number, word) in position.iter_mut().zip(words) {
+            *number = u64::from_be_bytes(*word);
         }
+        if words.len() == N + 1 && rest.is_empty() && self.seal(cell, position) == token {
+            return Ok(Some(position));
+        }
+        Err(StateError::Unknown("a continuation token that was not made for this cell".into()))
     }
 }

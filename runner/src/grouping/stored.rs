@@ -88,9 +88,9 @@ impl StoredIterables {
         let unknown = || StateError::Unknown(format!("the rest of an iterable, token {}", hex(token)));
         let number = self.number(token).ok_or_else(unknown)?;
         let stored = self.shard(number).get(&number).cloned().ok_or_else(unknown)?;
-        let position = self.continuations.open(number, continuation)?.unwrap_or(0);
+        let [position] = self.continuations.open(number, continuation)?.unwrap_or([0]);
         let (data, _, next) = stored.page(position, PAGE).map_err(|error| StateError::Storage(error.to_string()))?;
-        let continuation = next.map_or_else(Bytes::new, |next| self.continuations.seal(number, next));
+        let continuation = next.map_or_else(Bytes::new, |next| self.continuations.seal(number, [next]));
         Ok(StatePage { data, continuation })
     }
 

@@ -8,7 +8,10 @@
 //! side needs memory for a whole side input. Reads reserve nothing of the budget: a page is held by who asked for it.
 
 mod disk;
+mod growing;
+mod mapping;
 mod memory;
+mod names;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +26,10 @@ use crate::executor::{StateError, StatePage};
 use crate::grouping::{Continuations, Frozen, GroupBuffer, Values};
 use crate::memory::Budget;
 use crate::plan::Access;
+use names::{bare, in_window};
+
+pub use growing::{GrowingError, GrowingTable, ReaderId, Shown, View};
+pub use mapping::map_window;
 
 /// Bytes of a page, unless one value is longer.
 pub const PAGE: usize = 1 << 20;
@@ -82,7 +89,7 @@ impl SideInputTable {
                 Access::Multimap => self.coder.value.key_value(view.value).map_err(malformed)?,
             };
             for window in view.windows {
-                buffer.add(self.bare(window), key, view.timestamp, value)?;
+                buffer.add(bare(&self.coder.window, window), key, view.timestamp, value)?;
             }
         }
         Ok(())
@@ -105,19 +112,23 @@ impl SideInputTable {
     /// The values of a window (`IterableSideInput`).
     pub fn values(&self, window: &[u8], continuation: &[u8]) -> Result<StatePage, StateError> {
         self.expect(Access::Iterable)?;
-        self.in_window(window, |window| self.page_of_values((Request::Values, window, b""), continuation))
+        in_window(&self.coder.window, window, |window| {
+            self.page_of_values((Request::Values, window, b""), continuation)
+        })
     }
 
     /// The values of a key in a window (`MultimapSideInput`).
     pub fn values_of(&self, window: &[u8], key: &[u8], continuation: &[u8]) -> Result<StatePage, StateError> {
         self.expect(Access::Multimap)?;
-        self.in_window(window, |window| self.page_of_values((Request::ValuesOf, window, key), continuation))
+        in_window(&self.coder.window, window, |window| {
+            self.page_of_values((Request::ValuesOf, window, key), continuation)
+        })
     }
 
     /// The keys of a window, each once (`MultimapKeysSideInput`).
     pub fn keys(&self, window: &[u8], continuation: &[u8]) -> Result<StatePage, StateError> {
         self.expect(Access::Multimap)?;
-        self.in_window(window, |window| {
+        in_window(&self.coder.window, window, |window| {
             self.page_of_groups(Request::Keys, window, continuation, |page, key, _, _| {
                 page.extend_from_slice(key);
                 Ok(())
@@ -128,38 +139,13 @@ impl SideInputTable {
     /// The keys of a window, each followed by an iterable of its values (`MultimapKeysValuesSideInput`).
     pub fn entries(&self, window: &[u8], continuation: &[u8]) -> Result<StatePage, StateError> {
         self.expect(Access::Multimap)?;
-        self.in_window(window, |window| self.page_of_groups(Request::Entries, window, continuation, entry))
-    }
-
-    /// What windows are kept under: Java's harness names custom windows of side inputs in their own coder, the others in
-    /// the wire's.
-    fn bare<'a>(&self, window: &'a [u8]) -> &'a [u8] {
-        self.coder.window.bare(window).unwrap_or(window)
-    }
-
-    /// Reads a window by either of its names: a bare window may look like one in wire form.
-    fn in_window(
-        &self,
-        window: &[u8],
-        read: impl Fn(&[u8]) -> Result<StatePage, StateError>,
-    ) -> Result<StatePage, StateError> {
-        let bare = self.bare(window);
-        match read(bare) {
-            Ok(page) if !page.data.is_empty() => Ok(page),
-            first if bare.len() == window.len() => first,
-            _ => read(window),
-        }
+        in_window(&self.coder.window, window, |window| {
+            self.page_of_groups(Request::Entries, window, continuation, entry)
+        })
     }
 
     fn expect(&self, access: Access) -> Result<(), StateError> {
-        if self.access == access {
-            return Ok(());
-        }
-        let kind = match access {
-            Access::Iterable => "an iterable",
-            Access::Multimap => "a multimap",
-        };
-        Err(StateError::Unsupported(format!("this side input is not {kind}")))
+        expect(self.access, access)
     }
 
     fn contents(&self) -> Result<&Contents, StateError> {
@@ -167,7 +153,7 @@ impl SideInputTable {
     }
 
     fn page_of_values(&self, cell: (Request, &[u8], &[u8]), continuation: &[u8]) -> Result<StatePage, StateError> {
-        let position = self.continuations.open(cell, continuation)?.unwrap_or(0);
+        let [position] = self.continuations.open(cell, continuation)?.unwrap_or([0]);
         let (_, window, key) = cell;
         let values = match self.contents()? {
             Contents::Memory(memory) => memory.find(window, key),
@@ -186,7 +172,7 @@ impl SideInputTable {
         mut add: impl FnMut(&mut BytesMut, &[u8], u64, &Values) -> Result<(), StateError>,
     ) -> Result<StatePage, StateError> {
         let cell = (request, window, &b""[..]);
-        let position = self.continuations.open(cell, continuation)?;
+        let position = self.continuations.open(cell, continuation)?.map(|[position]| position);
         let mut page = BytesMut::new();
         // What would make a page too long is taken back, to start the next one.
         let add = |key: &[u8], count: u64, values: &Values| {
@@ -206,8 +192,20 @@ impl SideInputTable {
     }
 
     fn continuation(&self, cell: (Request, &[u8], &[u8]), next: Option<u64>) -> Bytes {
-        next.map_or_else(Bytes::new, |next| self.continuations.seal(cell, next))
+        next.map_or_else(Bytes::new, |next| self.continuations.seal(cell, [next]))
     }
+}
+
+/// Refuses to read a side input in another way than it was declared.
+fn expect(declared: Access, asked: Access) -> Result<(), StateError> {
+    if declared == asked {
+        return Ok(());
+    }
+    let kind = match asked {
+        Access::Iterable => "an iterable",
+        Access::Multimap => "a multimap",
+    };
+    Err(StateError::Unsupported(format!("this side input is not {kind}")))
 }
 
 fn storage(error: io::Error) -> StateError {

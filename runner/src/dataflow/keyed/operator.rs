@@ -21,11 +21,11 @@ use super::super::flow::Flow;
 use super::super::queue::InputQueue;
 use super::super::route::{self, Route};
 use super::super::run::Reporter;
+use super::super::side_inputs::{Gate, SideInputs};
 use super::admit::{Admission, Admitted};
 use super::changes;
 use crate::clock::Clock;
 use crate::element::{Batch, BatchBuilder, ElementError};
-use crate::executor::StateServer;
 use crate::metrics::Metric;
 use crate::plan::{Keyed, StageId, TimeDomain};
 use crate::state::{BundleState, Changes, Expiry, KeyedState, StoreError, Stores, Timer, TimerChange};
@@ -62,7 +62,7 @@ pub(crate) fn build<'scope>(
     job: &Job,
     (id, keyed): (StageId, &Keyed),
     input: Edge<'scope>,
-    barriers: Vec<Edge<'scope>>,
+    side_inputs: SideInputs<'scope>,
     parts: Parts,
     (flow, reporter): (Rc<Flow>, Rc<Reporter>),
 ) -> Vec<Edge<'scope>> {
@@ -72,11 +72,10 @@ pub(crate) fn build<'scope>(
     let routed = route::address(scope, &plan.name, input, Route::ByKey(coder.clone()), Rc::clone(&reporter));
     let mut builder = OperatorBuilder::new(plan.name.clone(), scope);
     let mut input = builder.new_input(routed, exchange());
-    let mut barriers: Vec<_> =
-        barriers.into_iter().map(|b| builder.new_input(b, timely::dataflow::channels::pact::Pipeline)).collect();
+    let mut gate = Gate::new(scope, &mut builder, (job, id), side_inputs, &reporter);
     // Where a TestStream waits for everything to be over, a stage without outputs gets one that carries no data.
     let ports = plan.outputs.len().max(usize::from(job.plan.is_test_driven()));
-    let (outputs, streams): (Vec<_>, Vec<_>) = (0..ports).map(|_| Output::new(&mut builder)).unzip();
+    let (outputs, streams): (Vec<_>, Vec<_>) = (0..ports).map(|_| Output::of_first(&mut builder)).unzip();
     let address = builder.operator_info().address;
     let activator = scope.activator_for(Rc::clone(&address));
     let wake = scope.worker().sync_activator_for(address.to_vec());
@@ -98,7 +97,7 @@ pub(crate) fn build<'scope>(
         move || {
             let bundle = state.bundle();
             *current.borrow_mut() = Some(Arc::clone(&bundle));
-            Arc::new(stage.with_user_state(bundle)) as Arc<dyn StateServer>
+            stage.bundle(Some(bundle))
         }
     };
     let bundles = Bundles::with_states(
@@ -135,16 +134,19 @@ pub(crate) fn build<'scope>(
     builder.build_reschedule(move |capabilities| {
         operator.emissions.begin(capabilities.into_iter().map(CapabilitySet::from_elem).collect());
         move |frontiers| {
+            gate.visit(frontiers);
             input.for_each(|capability, batch| {
                 if let Some(moment) = moment(capability.stamp()) {
-                    operator.enqueue(moment, std::mem::take(batch));
+                    gate.push(moment, std::mem::take(batch));
                 }
             });
-            for barrier in &mut barriers {
-                barrier.for_each(|_, _| {});
+            while let Some((moment, batch)) = gate.next() {
+                operator.enqueue(moment, batch);
             }
-            let open = frontiers[1..].iter().all(|barrier| barrier.is_empty());
-            operator.visit(frontiers[0].frontier(), open)
+            let open = gate.is_open();
+            let busy = operator.visit(gate.frontier(frontiers[0].frontier()), open);
+            gate.passed(operator.emissions.least());
+            busy || gate.is_busy()
         }
     });
     streams
