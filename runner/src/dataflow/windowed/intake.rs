@@ -1,8 +1,8 @@
 //! Taking elements in: those that are too late are dropped, windows merge, values are added.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 
 use super::Trouble;
 use super::engine::Engine;
@@ -24,12 +24,12 @@ pub(super) struct Question {
 }
 
 /// The windows, by key and window as [`put_scope`] has them, that elements go to in place of their own.
-pub(super) type Redirects = HashMap<Bytes, Bytes>;
+type Redirects = HashMap<Bytes, Bytes, RandomState>;
 
 /// The windows that the elements of a batch go to, in the order in which they came.
 #[derive(Default)]
 struct Touched {
-    places: HashMap<Bytes, usize>,
+    places: HashMap<Bytes, usize, RandomState>,
     windows: Vec<Window>,
 }
 
@@ -57,7 +57,7 @@ impl Engine {
             return Ok(Vec::new());
         }
         let mut questions: Vec<Question> = Vec::new();
-        let mut places: HashMap<&[u8], usize> = HashMap::new();
+        let mut places: HashMap<&[u8], usize, RandomState> = HashMap::default();
         for element in batch.elements() {
             let view = self.input.parse(element)?;
             let (key, _) = self.input.value.key_value(view.value)?;
@@ -99,7 +99,7 @@ impl Engine {
         now: Timestamp,
     ) -> Result<(), Trouble> {
         let mut touched = Touched::default();
-        let mut redirects = Redirects::new();
+        let mut redirects = Redirects::default();
         for (question, merged) in answers {
             self.merge(question, merged, &mut touched, &mut redirects, now)?;
         }
@@ -193,23 +193,26 @@ impl Engine {
         now: Timestamp,
     ) -> Result<(), Trouble> {
         let Question { key, active, mut closed, new } = question;
-        let known = active.len();
         let mut active: Vec<Option<Window>> = active.into_iter().map(Some).collect();
         for (result, members) in merged {
-            let (old, fresh): (Vec<usize>, Vec<usize>) = members.into_iter().partition(|member| *member < known);
-            for member in fresh {
-                // The indices were checked where the answer was read.
-                let window = &new[member - known];
-                if *window != result {
+            let mut parts = Vec::new();
+            for member in members {
+                let window = match active.get_mut(member) {
+                    Some(slot) => {
+                        let twice = || ElementError::malformed("the SDK merged a window into two".into());
+                        let part = slot.take().ok_or_else(twice)?;
+                        let window = part.window.clone();
+                        parts.push(part);
+                        window
+                    }
+                    // The indices were checked where the answer was read.
+                    None => new[member - active.len()].clone(),
+                };
+                if window != result {
                     let mut scope = Vec::new();
-                    put_scope(&mut scope, &key, window);
+                    put_scope(&mut scope, &key, &window);
                     redirects.insert(scope.into(), result.clone());
                 }
-            }
-            let mut parts = Vec::with_capacity(old.len());
-            for member in old {
-                let twice = || ElementError::malformed("the SDK merged a window into two".into());
-                parts.push(active[member].take().ok_or_else(twice)?);
             }
             match &parts[..] {
                 [] => {}

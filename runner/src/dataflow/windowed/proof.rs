@@ -23,8 +23,8 @@ use crate::windowing::*;
 /// What one worker's source does.
 #[derive(Clone, Debug)]
 enum Step {
-    /// An element of a key, so much after the watermark, or before it.
-    Element(u8, i64),
+    /// Elements, each of a key, so much after the watermark, or before it.
+    Elements(Vec<(u8, i64)>),
     /// The watermark moves on.
     Watermark(i64),
     /// The epoch ends.
@@ -35,7 +35,7 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        12 => (0..5u8, -30..40i64).prop_map(|(key, by)| Step::Element(key, by)),
+        12 => proptest::collection::vec((0..5u8, -30..40i64), 1..6).prop_map(Step::Elements),
         3 => (1..25i64).prop_map(Step::Watermark),
         1 => Just(Step::Epoch),
         1 => (1..20i64).prop_map(Step::Clock),
@@ -217,13 +217,14 @@ fn source<'scope>(
         move |_| {
             let Some(held) = &mut capability else { return };
             match script.next() {
-                Some(Step::Element(key, by)) => {
-                    let timestamp = watermark + by;
-                    let on_time = by >= 0;
-                    records.lock().unwrap().sent.insert(number, Sent { key, timestamp, on_time });
+                Some(Step::Elements(elements)) => {
                     let mut batch = BatchBuilder::default();
-                    push(&mut batch, key, timestamp, number, sessions);
-                    number += 1;
+                    for (key, by) in elements {
+                        let sent = Sent { key, timestamp: watermark + by, on_time: by >= 0 };
+                        records.lock().unwrap().sent.insert(number, sent);
+                        push(&mut batch, key, sent.timestamp, number, sessions);
+                        number += 1;
+                    }
                     output.give(held, batch.finish());
                 }
                 Some(Step::Watermark(by)) => watermark += by,
@@ -364,7 +365,8 @@ proptest! {
 
 #[test]
 fn epochs_end_while_windows_are_open() {
-    let script = vec![Step::Element(1, 5), Step::Epoch, Step::Element(1, 6), Step::Epoch, Step::Epoch];
+    let script =
+        vec![Step::Elements(vec![(1, 5)]), Step::Epoch, Step::Elements(vec![(1, 6)]), Step::Epoch, Step::Epoch];
     let windowing = Windowing { trigger: Trigger::Never, ..Windowing::plain(WindowCoder::Interval, Merging::None) };
     let records = run(1, &[script], &windowing, false);
     assert_eq!(records.panes.len(), 1);

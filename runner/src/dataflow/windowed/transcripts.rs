@@ -485,6 +485,15 @@ fn sessions_that_merge_bring_everything_along() {
 }
 
 #[test]
+fn elements_follow_their_window_into_the_one_that_it_becomes() {
+    let mut t = Transcript::new(Assign::Sessions(10), discarding(Trigger::Default, 0));
+    t.input(&[1]);
+    t.input(&[1, 5, 1, 15]);
+    assert_eq!(t.end(), ["1..15 [1, 1, 1, 5] @14 OnTime 0/0 last", "15..25 [15] @24 OnTime 0/0 last"]);
+    t.assert_empty();
+}
+
+#[test]
 fn a_session_that_is_closed_merges_with_nothing() {
     let mut t = Transcript::new(Assign::Sessions(10), discarding(count(2), 0));
     assert_eq!(t.input(&[1, 3]), ["1..13 [1, 3] @12 Early 0 last"]);
