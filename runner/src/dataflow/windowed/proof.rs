@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use timely::dataflow::channels::pact::Pipeline;
 
 use super::*;
 use crate::clock::{Clock, TestClock};
-use crate::dataflow::proof::NoService;
-use crate::dataflow::{Drain, Job, Settings};
+use crate::dataflow::bundle_state::StageState;
+use crate::dataflow::bundles::Bundles;
+use crate::dataflow::{Job, proof};
 use crate::element::{Batch, BatchBuilder, ElementCoder, WireCoder, encode_windowed_value};
-use crate::executor::{Bundle, OpenBundle, StageExecutor};
 use crate::grouping::StoredIterables;
-use crate::memory::Budget;
 use crate::metrics::Metric;
-use crate::plan::{Plan, StageId};
+use crate::plan::{Collection, Plan, StageId};
 use crate::time::{self, Timestamp};
 use crate::windowing::*;
 
@@ -60,25 +60,39 @@ fn triggers() -> impl Strategy<Value = Trigger> {
     ]
 }
 
-fn windowings() -> impl Strategy<Value = (Windowing, bool)> {
+fn windowings() -> impl Strategy<Value = (Windowing, Mode)> {
     let combiner = prop_oneof![
         Just(TimestampCombiner::Earliest),
         Just(TimestampCombiner::Latest),
         Just(TimestampCombiner::EndOfWindow)
     ];
-    (triggers(), combiner, 0..30i64, any::<bool>(), any::<bool>()).prop_map(
-        |(trigger, combiner, lateness, sessions, always)| {
-            let merging = if sessions { Merging::Sessions } else { Merging::None };
-            let windowing = Windowing {
-                timestamp_combiner: combiner,
-                trigger,
-                allowed_lateness: lateness,
-                closing: if always { ClosingBehavior::EmitAlways } else { ClosingBehavior::EmitIfNonempty },
-                ..Windowing::plain(WindowCoder::Interval, merging)
-            };
-            (windowing, sessions)
-        },
-    )
+    let mode = prop_oneof![Just(Mode::Fixed), Just(Mode::Sessions), Just(Mode::Custom)];
+    (triggers(), combiner, 0..30i64, mode, any::<bool>()).prop_map(|(trigger, combiner, lateness, mode, always)| {
+        let merging = match mode {
+            Mode::Fixed => Merging::None,
+            Mode::Sessions => Merging::Sessions,
+            Mode::Custom => Merging::Custom,
+        };
+        let windowing = Windowing {
+            timestamp_combiner: combiner,
+            trigger,
+            allowed_lateness: lateness,
+            closing: if always { ClosingBehavior::EmitAlways } else { ClosingBehavior::EmitIfNonempty },
+            ..Windowing::plain(WindowCoder::Interval, merging)
+        };
+        (windowing, mode)
+    })
+}
+
+/// How windows merge.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mode {
+    /// Not at all: windows are fixed.
+    Fixed,
+    /// As sessions.
+    Sessions,
+    /// As sessions, but it is the SDK that says so.
+    Custom,
 }
 
 /// An element as its source sent it: its number, and whether it was on time for certain.
@@ -124,19 +138,55 @@ impl JobObserver for Counting {
     fn warning(&self, _message: String) {}
 }
 
-/// Runs no stages.
-struct Nobody;
-impl StageExecutor for Nobody {
-    fn open(&self, _request: OpenBundle) -> Box<dyn Bundle> {
-        unreachable!("there is no stage")
-    }
-    fn bundles_in_flight(&self, _stage: StageId) -> usize {
-        1
+fn kv(value: WireCoder) -> WireCoder {
+    WireCoder::Kv(Box::new(WireCoder::Prefixed), Box::new(value))
+}
+
+/// The coder of questions about windows, and that of the answers.
+fn merge_coders() -> [ElementCoder; 2] {
+    let windows = || WireCoder::Iterable(Box::new(WireCoder::IntervalWindow));
+    let merged = WireCoder::Kv(Box::new(WireCoder::IntervalWindow), Box::new(windows()));
+    let answer = WireCoder::Kv(Box::new(windows()), Box::new(WireCoder::Iterable(Box::new(merged))));
+    [windows(), answer].map(|value| ElementCoder { value: kv(value), window: WindowCoder::Global })
+}
+
+/// What an SDK does that merges windows as sessions.
+fn merge_as_sessions(batch: &Batch, emit: &mut dyn FnMut(&[u8])) {
+    let [question, _] = merge_coders();
+    let WireCoder::Kv(_, windows) = &question.value else { unreachable!() };
+    for element in batch.elements() {
+        let view = question.parse(element).unwrap();
+        let (nonce, asked) = question.value.key_value(view.value).unwrap();
+        let asked: Vec<Bytes> = windows.iterate(asked).unwrap().into_iter().map(Bytes::copy_from_slice).collect();
+        let (merged, alone): (Vec<_>, Vec<_>) =
+            merge_sessions(asked.clone()).unwrap().into_iter().partition(|(_, members)| members.len() > 1);
+        let mut value = nonce.to_vec();
+        value.extend_from_slice(&(alone.len() as u32).to_be_bytes());
+        alone.iter().for_each(|(window, _)| value.extend_from_slice(window));
+        value.extend_from_slice(&(merged.len() as u32).to_be_bytes());
+        for (window, members) in &merged {
+            value.extend_from_slice(window);
+            value.extend_from_slice(&(members.len() as u32).to_be_bytes());
+            members.iter().for_each(|member| value.extend_from_slice(&asked[*member]));
+        }
+        let mut out = Vec::new();
+        encode_windowed_value(&mut out, Timestamp::MIN, &[b""], &[0x0f], &value);
+        emit(&out);
     }
 }
 
-fn kv(value: WireCoder) -> WireCoder {
-    WireCoder::Kv(Box::new(WireCoder::Prefixed), Box::new(value))
+/// A plan of nothing but the stage that merges windows.
+fn merging_plan() -> Plan {
+    let mut stage = proof::stage("merge", 0, &[1]);
+    stage.merges_windows = true;
+    let windowing = || Windowing::plain(WindowCoder::Global, Merging::None);
+    let collections = merge_coders().map(|coder| Collection {
+        name: "windows".into(),
+        value: coder.value,
+        windowing: windowing(),
+        bounded: false,
+    });
+    Plan { collections: collections.into(), nodes: vec![], stages: vec![stage], environments: vec![] }
 }
 
 fn input_coder() -> ElementCoder {
@@ -148,19 +198,13 @@ fn output_coder() -> ElementCoder {
 }
 
 /// Plays the steps of each worker, and gives what was seen.
-fn run(workers: usize, scripts: &[Vec<Step>], windowing: &Windowing, sessions: bool) -> Records {
+fn run(workers: usize, scripts: &[Vec<Step>], windowing: &Windowing, mode: Mode) -> Records {
     let records = Shared::default();
     let folder = tempfile::tempdir().unwrap();
-    let budget = Budget::new(1 << 20, folder.path());
-    let job = Job {
-        plan: Arc::new(Plan { collections: vec![], nodes: vec![], stages: vec![], environments: vec![] }),
-        executor: Arc::new(Nobody),
-        budget: budget.clone(),
-        observer: Arc::new(Counting(Arc::clone(&records))),
-        settings: Settings::default(),
-        drain: Drain::default(),
-        test_events: Arc::new(NoService),
-    };
+    let merge: Arc<proof::Logic> = Arc::new(|_, batch, emit| merge_as_sessions(batch, emit));
+    let observer = Arc::new(Counting(Arc::clone(&records)));
+    // Every seventh bundle fails, and is run again.
+    let job = Job { observer, ..proof::job(merging_plan(), merge, 7, 1 << 20, folder.path()) };
     let clock = Arc::new(TestClock::default());
     let (reports, inbox) = crossbeam_channel::unbounded();
     let (shared, scripts, windowing) = (Arc::clone(&records), scripts.to_vec(), windowing.clone());
@@ -168,7 +212,7 @@ fn run(workers: usize, scripts: &[Vec<Step>], windowing: &Windowing, sessions: b
         let reporter = Rc::new(Reporter::new(reports.clone(), job.clone()));
         let script = scripts[worker.index()].clone();
         worker.dataflow::<Moment, _, _>(|scope| {
-            let input = source(scope, script, sessions, Arc::clone(&clock), Arc::clone(&shared));
+            let input = source(scope, script, mode, Arc::clone(&clock), Arc::clone(&shared));
             let grouping = Grouping {
                 name: "group".into(),
                 input: input_coder(),
@@ -182,8 +226,14 @@ fn run(workers: usize, scripts: &[Vec<Step>], windowing: &Windowing, sessions: b
                 clock: Arc::clone(&clock) as Arc<dyn Clock>,
                 observer: Arc::clone(&job.observer),
             };
-            let ends = (Rc::new(Flow::default()), reporter);
-            let output = build(scope, grouping, means, input, |_| None, ends);
+            let ends = (Rc::new(Flow::default()), Rc::clone(&reporter));
+            let merges = |address| {
+                let nothing = StageState::new([], Arc::new(StoredIterables::new(&job.budget))).bundle(None);
+                let bundles = Bundles::new(scope, address, job.clone(), StageId(0), nothing, reporter);
+                let [_, answer] = merge_coders();
+                (mode == Mode::Custom).then(|| WindowMerges::new(bundles, answer))
+            };
+            let output = build(scope, grouping, means, input, merges, ends);
             sink(scope, output, Arc::clone(&shared));
         });
     })
@@ -199,7 +249,7 @@ fn run(workers: usize, scripts: &[Vec<Step>], windowing: &Windowing, sessions: b
 fn source<'scope>(
     scope: Scope<'scope, Moment>,
     script: Vec<Step>,
-    sessions: bool,
+    mode: Mode,
     clock: Arc<TestClock>,
     records: Shared,
 ) -> Edge<'scope> {
@@ -222,7 +272,7 @@ fn source<'scope>(
                     for (key, by) in elements {
                         let sent = Sent { key, timestamp: watermark + by, on_time: by >= 0 };
                         records.lock().unwrap().sent.insert(number, sent);
-                        push(&mut batch, key, sent.timestamp, number, sessions);
+                        push(&mut batch, key, sent.timestamp, number, mode);
                         number += 1;
                     }
                     output.give(held, batch.finish());
@@ -242,15 +292,15 @@ fn source<'scope>(
     stream
 }
 
-fn window_of(timestamp: i64, sessions: bool) -> IntervalWindow {
-    let start = if sessions { timestamp } else { timestamp - timestamp.rem_euclid(20) };
-    IntervalWindow { start: Timestamp(start), end: Timestamp(start + if sessions { 8 } else { 20 }) }
+fn window_of(timestamp: i64, mode: Mode) -> IntervalWindow {
+    let start = if mode != Mode::Fixed { timestamp } else { timestamp - timestamp.rem_euclid(20) };
+    IntervalWindow { start: Timestamp(start), end: Timestamp(start + if mode != Mode::Fixed { 8 } else { 20 }) }
 }
 
-fn push(batch: &mut BatchBuilder, key: u8, timestamp: i64, number: u64, sessions: bool) {
+fn push(batch: &mut BatchBuilder, key: u8, timestamp: i64, number: u64, mode: Mode) {
     let mut value = vec![1, key];
     crate::element::put_varint(&mut value, number);
-    let window = window_of(timestamp, sessions).encode();
+    let window = window_of(timestamp, mode).encode();
     batch.push_with(Timestamp(timestamp), |out| {
         encode_windowed_value(out, Timestamp(timestamp), &[&window], &[0x0f], &value);
     });
@@ -297,7 +347,7 @@ fn panes(batch: &Batch, watermark: Timestamp) -> Vec<Pane> {
     batch.elements().map(read).collect()
 }
 
-fn check(records: &Records, windowing: &Windowing, sessions: bool) -> Result<(), TestCaseError> {
+fn check(records: &Records, windowing: &Windowing, mode: Mode) -> Result<(), TestCaseError> {
     prop_assert!(records.failures.is_empty(), "{:?}", records.failures);
     let mut seen: BTreeMap<u64, u32> = BTreeMap::new();
     for pane in &records.panes {
@@ -305,7 +355,7 @@ fn check(records: &Records, windowing: &Windowing, sessions: bool) -> Result<(),
             *seen.entry(*value).or_default() += 1;
             let sent = records.sent[value];
             prop_assert_eq!(&pane.key[1..], &[sent.key], "it came out under its key");
-            let own = window_of(sent.timestamp, sessions);
+            let own = window_of(sent.timestamp, mode);
             prop_assert!(pane.window.start <= own.start && own.end <= pane.window.end, "in its window, or a wider one");
         }
     }
@@ -325,7 +375,7 @@ fn check(records: &Records, windowing: &Windowing, sessions: bool) -> Result<(),
     for panes in by_window.values() {
         // A session that was merged away may come again, and begins anew.
         let runs: Vec<&[&Pane]> = panes.chunk_by(|_, next| !next.info.is_first).collect();
-        prop_assert!(sessions || runs.len() == 1, "{panes:?}");
+        prop_assert!(mode != Mode::Fixed || runs.len() == 1, "{panes:?}");
         for run in runs {
             let mut on_time = 0;
             for (index, pane) in run.iter().enumerate() {
@@ -355,10 +405,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
-    fn no_loss_no_duplication((windowing, sessions) in windowings(), scripts in proptest::collection::vec(steps(), 4)) {
+    fn no_loss_no_duplication((windowing, mode) in windowings(), scripts in proptest::collection::vec(steps(), 4)) {
         for workers in [1, 2, 4] {
-            let records = run(workers, &scripts, &windowing, sessions);
-            check(&records, &windowing, sessions)?;
+            let records = run(workers, &scripts, &windowing, mode);
+            check(&records, &windowing, mode)?;
         }
     }
 }
@@ -368,7 +418,7 @@ fn epochs_end_while_windows_are_open() {
     let script =
         vec![Step::Elements(vec![(1, 5)]), Step::Epoch, Step::Elements(vec![(1, 6)]), Step::Epoch, Step::Epoch];
     let windowing = Windowing { trigger: Trigger::Never, ..Windowing::plain(WindowCoder::Interval, Merging::None) };
-    let records = run(1, &[script], &windowing, false);
+    let records = run(1, &[script], &windowing, Mode::Fixed);
     assert_eq!(records.panes.len(), 1);
     assert_eq!(records.panes[0].values, [0, 1]);
     assert!(records.epochs.contains(&3), "{:?}", records.epochs);
