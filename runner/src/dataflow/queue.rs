@@ -1,6 +1,6 @@
 //! The input that waits at a stage: batches with the moments they must be held at, in order of arrival.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 use crate::element::{Batch, SpillQueue};
@@ -100,9 +100,8 @@ impl InputQueue {
         self.batches.bytes() + self.front.as_ref().map_or(0, |(_, batch)| batch.data().len())
     }
 
-    #[allow(dead_code)]
     /// Moves what waits here on to `epoch`: it no longer holds up those before.
-    pub(crate) fn advance_to(&mut self, epoch: u64) {
+    fn advance_to(&mut self, epoch: u64) {
         for moment in self.front.iter_mut().map(|(moment, _)| moment).chain(self.moments.iter_mut().map(|(m, _)| m)) {
             moment.epoch = moment.epoch.max(epoch);
         }
@@ -112,6 +111,28 @@ impl InputQueue {
     pub(crate) fn moments(&self) -> impl Iterator<Item = Moment> + '_ {
         self.front.iter().map(|(moment, _)| *moment).chain(self.moments.iter().map(|(moment, _)| *moment))
     }
+}
+
+/// Moves the input of epochs before `epoch` on to that: it waits for something that has come so far, and must not keep
+/// what comes before that from ending.
+pub(crate) fn move_on(queues: &mut BTreeMap<u64, InputQueue>, epoch: u64) -> io::Result<()> {
+    while let Some(first) = queues.first_entry()
+        && *first.key() < epoch
+    {
+        let mut earlier = first.remove();
+        earlier.advance_to(epoch);
+        match queues.get_mut(&epoch) {
+            None => {
+                queues.insert(epoch, earlier);
+            }
+            Some(queue) => {
+                while let Some((moment, batch)) = earlier.pop()? {
+                    queue.push(moment, batch)?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The moment that two moments of one epoch can both be held at.

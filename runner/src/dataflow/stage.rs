@@ -27,7 +27,7 @@ use super::bundles::{Bundles, Finished};
 use super::edge::{Edge, Output, moment};
 use super::emission::Emissions;
 use super::flow::Flow;
-use super::queue::InputQueue;
+use super::queue::{InputQueue, move_on};
 use super::run::Reporter;
 use super::side_inputs::{Gate, SideInputs};
 use super::truncate::Truncation;
@@ -103,8 +103,8 @@ pub(crate) fn build<'scope>(
             while let Some((moment, batch)) = gate.next() {
                 operator.enqueue(moment, batch);
             }
-            let open = gate.is_open();
-            let busy = operator.visit(gate.frontier(frontiers[0].frontier()), open);
+            let closed = gate.closed();
+            let busy = operator.visit(gate.frontier(frontiers[0].frontier()), closed);
             gate.passed(operator.emissions.least());
             busy || gate.is_busy()
         }
@@ -175,7 +175,7 @@ impl Operator {
     }
 
     /// One activation. True while the operator is not finished.
-    fn visit(&mut self, frontier: AntichainRef<Moment>, open: bool) -> bool {
+    fn visit(&mut self, frontier: AntichainRef<Moment>, closed: Option<u64>) -> bool {
         self.reached = time::epoch(frontier).unwrap_or(self.reached).max(self.reached);
         while let Some(finished) = self.bundles.poll() {
             self.finish(finished);
@@ -186,11 +186,15 @@ impl Operator {
             return true;
         }
         self.resume();
-        if open {
-            self.start(frontier);
+        match closed {
+            None => self.start(frontier),
+            Some(epoch) => {
+                let moved = move_on(&mut self.queues, epoch);
+                self.check(moved);
+            }
         }
         self.split();
-        self.account(open);
+        self.account(closed.is_none());
         let sent = self.emissions.send();
         self.check(sent);
         self.hold(frontier);

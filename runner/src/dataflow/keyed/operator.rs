@@ -18,7 +18,7 @@ use super::super::bundles::{Bundles, Finished, Input, element_coder};
 use super::super::edge::{Edge, Output, exchange, moment};
 use super::super::emission::Emissions;
 use super::super::flow::Flow;
-use super::super::queue::InputQueue;
+use super::super::queue::{InputQueue, move_on};
 use super::super::route::{self, Route};
 use super::super::run::Reporter;
 use super::super::side_inputs::{Gate, SideInputs};
@@ -143,8 +143,8 @@ pub(crate) fn build<'scope>(
             while let Some((moment, batch)) = gate.next() {
                 operator.enqueue(moment, batch);
             }
-            let open = gate.is_open();
-            let busy = operator.visit(gate.frontier(frontiers[0].frontier()), open);
+            let closed = gate.closed();
+            let busy = operator.visit(gate.frontier(frontiers[0].frontier()), closed);
             gate.passed(operator.emissions.least());
             busy || gate.is_busy()
         }
@@ -214,8 +214,8 @@ impl Operator {
     }
 
     /// One activation. True while the operator is not finished.
-    fn visit(&mut self, frontier: AntichainRef<Moment>, open: bool) -> bool {
-        match self.work(frontier, open) {
+    fn visit(&mut self, frontier: AntichainRef<Moment>, closed: Option<u64>) -> bool {
+        match self.work(frontier, closed) {
             Ok(pending) => pending,
             Err(fault) => {
                 self.fail(&fault);
@@ -224,7 +224,7 @@ impl Operator {
         }
     }
 
-    fn work(&mut self, frontier: AntichainRef<Moment>, open: bool) -> Result<bool, Fault> {
+    fn work(&mut self, frontier: AntichainRef<Moment>, closed: Option<u64>) -> Result<bool, Fault> {
         if self.failed {
             // Capabilities stay where they are: nothing downstream may take silence for the end of input.
             return Ok(true);
@@ -238,7 +238,10 @@ impl Operator {
         }
         // A TestStream can say that no more input will come, and go on with its clock.
         let ended = time::watermark(frontier).is_none_or(|watermark| watermark >= Timestamp::MAX);
-        while open && !self.bundles.busy() {
+        if let Some(epoch) = closed {
+            move_on(&mut self.queues, epoch)?;
+        }
+        while closed.is_none() && !self.bundles.busy() {
             let queued = self.queues.values().flat_map(InputQueue::moments).map(|moment| moment.watermark).min();
             let least = time::watermark(frontier).map_or(i64::MAX, |watermark| watermark.0);
             self.watermark = Timestamp(queued.map_or(least, |queued| queued.min(least)));
@@ -252,7 +255,7 @@ impl Operator {
                 Next::Nothing => break,
             }
         }
-        self.account(open);
+        self.account(closed.is_none());
         self.emissions.send()?;
         self.hold(frontier)?;
         let due = self.wake()?;

@@ -11,7 +11,7 @@
 //! waiting element goes on to an epoch that a side input has not reached: what that brings in an epoch is used in it.
 //!
 //! Side inputs of bounded collections are tables that are read when they are whole. Until then nothing of the stage runs,
-//! and its input waits where all of its input does ([`Gate::is_open`]).
+//! and its input waits where all of its input does ([`Gate::closed`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
@@ -79,7 +79,8 @@ pub(crate) struct Gate {
     activator: Activator,
     /// Barriers that come first among the operator's inputs after the main one.
     whole: usize,
-    open: bool,
+    /// Where the barriers that are not passed, and the main input, have come to; `None`: all are passed.
+    closed: Option<u64>,
     sides: Vec<Side>,
     /// A table shows something that it has not shown before.
     changed: Arc<AtomicBool>,
@@ -175,7 +176,7 @@ impl Gate {
             reporter: Rc::clone(reporter),
             activator: scope.activator_for(Rc::clone(&address)),
             whole: count,
-            open: false,
+            closed: Some(0),
             verdicts: HashMap::new(),
             ready: VecDeque::new(),
             waiting: BTreeMap::new(),
@@ -192,7 +193,8 @@ impl Gate {
     /// Begins a visit: looks how far the side inputs have come. `inputs` are the frontiers of the operator's inputs.
     pub(crate) fn visit(&mut self, inputs: &[MutableAntichain<Moment>]) {
         let (whole, growing) = inputs[1..].split_at(self.whole);
-        self.open = whole.iter().all(|barrier| barrier.frontier().is_empty());
+        let shut = whole.iter().filter_map(|barrier| time::epoch(barrier.frontier())).min();
+        self.closed = shut.map(|shut| time::epoch(inputs[0].frontier()).map_or(shut, |input| input.min(shut)));
         self.gone_on = 0;
         if self.sides.is_empty() || self.failed {
             return;
@@ -218,9 +220,10 @@ impl Gate {
         }
     }
 
-    /// Whether all tables of bounded collections are whole.
-    pub(crate) fn is_open(&self) -> bool {
-        self.open
+    /// `None` once all tables of bounded collections are whole. Until then nothing of the stage runs, and its input
+    /// belongs to the epoch given or a later one: the tables will not be whole before.
+    pub(crate) fn closed(&self) -> Option<u64> {
+        self.closed
     }
 
     /// Takes input of the stage.
