@@ -100,7 +100,7 @@ fn references(transforms: &[Transform], components: &pb::Components, findings: &
         let payload_coder = match &transform.kind {
             Kind::CombinePerKey { accumulator } => Some(accumulator),
             Kind::Splittable { restriction } => Some(restriction),
-            Kind::TestStream { coder } => Some(coder),
+            Kind::TestStream { coder, .. } => Some(coder),
             _ => None,
         };
         if let Some(coder) = payload_coder {

@@ -107,9 +107,10 @@ pub(crate) struct TimerSpec {
 pub(crate) enum Kind {
     Impulse,
     Flatten,
-    /// Its elements are in this coder.
+    /// Its elements are in this coder, after the source has put a length prefix before them where they need one.
     TestStream {
         coder: CoderName,
+        prefix: bool,
     },
     GroupByKey,
     Redistribute {

@@ -153,7 +153,7 @@ impl Reader<'_> {
 
     fn test_stream(&mut self) {
         let Some(payload) = self.payload::<pb::TestStreamPayload>() else { return };
-        self.transform.kind = Kind::TestStream { coder: CoderName::from(payload.coder_id.as_str()) };
+        self.transform.kind = Kind::TestStream { coder: CoderName::from(payload.coder_id.as_str()), prefix: false };
         if !self.transform.inputs.is_empty() {
             self.complain("is a TestStream and yet has an input");
         }

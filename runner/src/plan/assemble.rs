@@ -119,7 +119,7 @@ impl Assembly<'_> {
         let transform = self.draft.transforms[index].clone();
         let name = transform.unique_name.clone();
         if let Kind::TestStream { .. } = transform.kind {
-            let events = test_stream::events(&self.draft.coders, &transform)?;
+            let events = test_stream::events(&transform)?;
             let outputs = transform.outputs.iter().map(|(tag, output)| (tag.clone(), self.collection(output)));
             let outputs = outputs.collect();
             self.plan.nodes.push(Node::TestStream { name, events, outputs });

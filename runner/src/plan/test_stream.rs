@@ -6,14 +6,14 @@
 //! pipeline says ([`super::transcode`] does the like). It fuses with what reads the collection; and it is left out where
 //! the wire has that very coder anyway.
 //!
-//! Go knows no contexts: its elements are as they would be within others, and walkable ones are given as they are.
+//! Go knows no contexts: its elements are as they would be within others, and those of its own coders bring a length
+//! prefix with them. That is just how they look on the wire.
 
 use ferrobeam_proto::pipeline as pb;
 use ferrobeam_proto::pipeline::test_stream_payload::event::Event;
 use ferrobeam_proto::urns::standard_coders as coder;
 use prost::Message;
 
-use super::coders::CoderTable;
 use super::draft::Draft;
 use super::transcode::{Neighbours, converter};
 use super::{TestEvent, TestEvents};
@@ -27,11 +27,11 @@ const GO: &str = "beam:version:sdk_base:go";
 pub(super) fn expand(draft: &mut Draft) -> Result<(), Refusal> {
     let neighbours = Neighbours::of(&draft.transforms);
     draft.rewrite(|draft, mut transform| {
-        let Kind::TestStream { coder } = transform.kind.clone() else { return Ok(vec![transform]) };
+        let Kind::TestStream { coder, .. } = transform.kind.clone() else { return Ok(vec![transform]) };
         let environment = transform.environment.clone().filter(|name| draft.environments.contains_key(name));
         let environment = environment
             .or_else(|| transform.outputs.values().find_map(|output| neighbours.environment_near(output, output)));
-        let carrier = carrier(draft, &coder, environment.as_ref());
+        let (carrier, prefix) = carrier(draft, &coder, environment.as_ref());
         let form = draft.coders.form(&carrier);
         let mut result = Vec::new();
         for (local, output) in transform.outputs.clone() {
@@ -51,34 +51,34 @@ pub(super) fn expand(draft: &mut Draft) -> Result<(), Refusal> {
             result.push(converter(draft, &transform, &local, &given, &output, environment));
             transform.outputs.insert(local, given);
         }
-        transform.kind = Kind::TestStream { coder: carrier };
+        transform.kind = Kind::TestStream { coder: carrier, prefix };
         result.push(transform);
         Ok(result)
     })
 }
 
-/// The coder that elements of `coder` have when the source gives them.
-fn carrier(draft: &mut Draft, coder: &CoderName, environment: Option<&EnvironmentName>) -> CoderName {
+/// The coder that elements of `coder` have when the source gives them, and whether it puts a prefix before them.
+fn carrier(draft: &mut Draft, coder: &CoderName, environment: Option<&EnvironmentName>) -> (CoderName, bool) {
     let wired = draft.coders.wire(coder);
     let go = environment.and_then(|name| draft.environments.get(name));
     let go = go.is_some_and(|it| it.capabilities.iter().any(|capability| capability.starts_with(GO)));
-    if draft.coders.is(coder, coder::LENGTH_PREFIX) || go && draft.coders.form(&wired) == draft.coders.form(coder) {
-        return coder.clone();
+    if go {
+        return (wired, false);
     }
-    draft.coders.make(coder::LENGTH_PREFIX, b"", &[coder], &coder.0)
+    if draft.coders.is(coder, coder::LENGTH_PREFIX) {
+        return (coder.clone(), false);
+    }
+    (draft.coders.make(coder::LENGTH_PREFIX, b"", &[coder], &coder.0), true)
 }
 
 /// The events that a TestStream plays, with elements in the coder of its outputs.
-pub(super) fn events(coders: &CoderTable, transform: &Transform) -> Result<TestEvents, Refusal> {
+pub(super) fn events(transform: &Transform) -> Result<TestEvents, Refusal> {
     let complaint = |what: &str| Refusal::of_transform(&transform.unique_name, what);
     let payload = pb::TestStreamPayload::decode(transform.spec.payload.clone())
         .map_err(|_| complaint("has a payload that cannot be read"))?;
-    let Kind::TestStream { coder: carrier } = &transform.kind else {
+    let Kind::TestStream { prefix, .. } = transform.kind else {
         return Err(complaint("is no TestStream"));
     };
-    // The payload's own coder, unless a length prefix was put around it.
-    let prefix = carrier.0 != payload.coder_id;
-    debug_assert!(!prefix || coders.is(carrier, coder::LENGTH_PREFIX));
     let url = payload.endpoint.map(|endpoint| endpoint.url).unwrap_or_default();
     if !url.is_empty() {
         return Ok(TestEvents::Service { url, prefix });

@@ -35,8 +35,8 @@ pub(crate) fn build<'scope>(
     let (_output, barrier) = Output::new(&mut builder);
     let fills = scope.index().is_multiple_of(workers);
     let name = name.to_string();
-    builder.build(move |mut capabilities| {
-        let mut capability = capabilities.pop();
+    builder.build(move |capabilities| {
+        let mut capabilities: CapabilitySet<_> = capabilities.into_iter().collect();
         let mut failed = false;
         move |frontiers| {
             input.for_each(|_, batch| {
@@ -45,14 +45,20 @@ pub(crate) fn build<'scope>(
                     failed = true;
                 }
             });
-            // After a failure the barrier stays closed: nobody may read a table that lacks elements.
-            if frontiers[0].is_empty() && capability.is_some() && !failed {
-                if fills && let Err(error) = table.freeze() {
-                    reporter.storage(&name, &error);
-                    failed = true;
-                    return;
-                }
-                capability = None;
+            let frontier = frontiers[0].frontier();
+            if frontier.is_empty()
+                && !capabilities.is_empty()
+                && fills
+                && !failed
+                && let Err(error) = table.freeze()
+            {
+                reporter.storage(&name, &error);
+                failed = true;
+            }
+            // After a failure the barrier stays closed: nobody may read a table that lacks elements. Otherwise it goes
+            // with the input, so that nothing here keeps an epoch open.
+            if !failed {
+                capabilities.downgrade(frontier.iter());
             }
         }
     });
