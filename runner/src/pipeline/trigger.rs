@@ -58,14 +58,16 @@ pub(super) fn allows_lifting(trigger: &Trigger) -> bool {
     let optional = |trigger: &Option<Box<Trigger>>| trigger.as_deref().is_none_or(allows_lifting);
     match trigger {
         Trigger::Default
-        | Trigger::Always
         | Trigger::Never
         | Trigger::AfterProcessingTime(_)
         | Trigger::AfterSynchronizedProcessingTime => true,
-        Trigger::ElementCount(count) => *count == 1,
         Trigger::AfterEndOfWindow { early, late } => optional(early) && optional(late),
         Trigger::AfterAny(any) => any.iter().all(allows_lifting),
         Trigger::Repeat(repeated) => allows_lifting(repeated),
-        Trigger::AfterAll(_) | Trigger::AfterEach(_) | Trigger::OrFinally(..) => false,
+        Trigger::Always
+        | Trigger::ElementCount(_)
+        | Trigger::AfterAll(_)
+        | Trigger::AfterEach(_)
+        | Trigger::OrFinally(..) => false,
     }
 }

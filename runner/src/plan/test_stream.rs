@@ -21,6 +21,9 @@ use crate::element::put_varint;
 use crate::pipeline::{CoderName, EnvironmentName, Kind, Refusal, Transform};
 use crate::time::Timestamp;
 
+/// Go's coder of types that users define. Its encoding begins with its length.
+const GO_CUSTOM: &str = "beam:go:coder:custom:v1";
+
 /// How Go's SDK names itself among an environment's capabilities.
 const GO: &str = "beam:version:sdk_base:go";
 
@@ -63,7 +66,8 @@ fn carrier(draft: &mut Draft, coder: &CoderName, environment: Option<&Environmen
     let go = environment.and_then(|name| draft.environments.get(name));
     let go = go.is_some_and(|it| it.capabilities.iter().any(|capability| capability.starts_with(GO)));
     if go {
-        return (wired, false);
+        let brings_its_own = draft.coders.form(&wired) == draft.coders.form(coder) || draft.coders.is(coder, GO_CUSTOM);
+        return (wired, !brings_its_own);
     }
     if draft.coders.is(coder, coder::LENGTH_PREFIX) {
         return (coder.clone(), false);
