@@ -101,6 +101,24 @@ pub enum Trigger {
 }
 
 impl Trigger {
+    /// Whether it may fire between one element and the next, because a part of it counts them.
+    pub fn counts_elements(&self) -> bool {
+        let part = |part: &Option<Box<Trigger>>| part.as_deref().is_some_and(Trigger::counts_elements);
+        match self {
+            Trigger::Always | Trigger::ElementCount(_) => true,
+            Trigger::AfterAll(parts) | Trigger::AfterAny(parts) | Trigger::AfterEach(parts) => {
+                parts.iter().any(Trigger::counts_elements)
+            }
+            Trigger::AfterEndOfWindow { early, late } => part(early) || part(late),
+            Trigger::OrFinally(main, until) => main.counts_elements() || until.counts_elements(),
+            Trigger::Repeat(repeated) => repeated.counts_elements(),
+            Trigger::AfterProcessingTime(_)
+            | Trigger::AfterSynchronizedProcessingTime
+            | Trigger::Default
+            | Trigger::Never => false,
+        }
+    }
+
     /// Whether it never fires before the end of the window.
     pub fn waits_for_the_end(&self) -> bool {
         matches!(self, Trigger::Default | Trigger::Never | Trigger::AfterEndOfWindow { early: None, .. })

@@ -37,6 +37,8 @@ pub(super) struct Operator {
     merges: Option<WindowMerges>,
     /// A batch whose windows the SDK is asked about.
     asking: Option<(Batch, Vec<Question>)>,
+    /// How many elements are taken in before triggers are asked: one where a trigger counts them.
+    at_once: usize,
     /// Input that waits, by epoch.
     queues: BTreeMap<u64, Waiting>,
     /// The epoch that is worked on.
@@ -104,6 +106,7 @@ impl Operator {
             engine,
             merges,
             asking: None,
+            at_once: if grouping.windowing.trigger.counts_elements() { 1 } else { usize::MAX },
             queues: BTreeMap::new(),
             epoch: 0,
             sink: Sink { output, capability: None, flow, activator, moved: 0 },
@@ -208,7 +211,7 @@ impl Operator {
     fn take(&mut self, now: Timestamp) -> Result<(), Trouble> {
         let Some(waiting) = self.queues.get_mut(&self.epoch) else { return Ok(()) };
         // One byte is reached by any batch.
-        let taken = waiting.batches.take(usize::MAX, 1)?;
+        let taken = waiting.batches.take(self.at_once, 1)?;
         if waiting.batches.is_empty() {
             self.queues.remove(&self.epoch);
         }
