@@ -29,7 +29,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 CACHE = pathlib.Path(
     os.environ.get('FERROBEAM_CACHE')
     or pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache') / 'ferrobeam')
-CASES = ['impulse', 'pardo', 'group', 'combine', 'reshuffle', 'side-input']
+CASES = ['impulse', 'pardo', 'group', 'combine', 'reshuffle', 'side-input', 'state']
 SERVERS = ['ferrobeam', 'prism', 'flink']
 LIBRARIES = ['fnapi-grpc', 'fnapi-local']
 # What cannot be measured, and why.
@@ -74,12 +74,12 @@ def flink_jars():
   return jars
 
 
-def server_command(runner, ferrobeam):
-  """The command that starts a runner's server, and its job port."""
+def server_command(runner, ferrobeam, flags=()):
+  """The command that starts a runner's server, with flags of its own, and its job port."""
   job, artifact, expansion = map(str, free_ports(3))
   ports = ['--job-port', job, '--artifact-port', artifact, '--expansion-port', expansion]
   if runner == 'ferrobeam':
-    return [ferrobeam, 'serve'] + ports, int(job)
+    return [ferrobeam, 'serve'] + ports + list(flags), int(job)
   if runner == 'prism':
     prism = go_program('github.com/apache/beam/sdks/v2/go/cmd/prism', 'prism')
     return [prism, '--job_port', job, '--serve_http=false', '--log_kind=text'], int(job)
@@ -89,9 +89,9 @@ def server_command(runner, ferrobeam):
 
 
 @contextlib.contextmanager
-def serving(runner, ferrobeam):
-  """Runs a runner's server; gives its endpoint."""
-  command, port = server_command(runner, ferrobeam)
+def serving(runner, ferrobeam, flags=()):
+  """Runs a runner's server; gives its endpoint and its process."""
+  command, port = server_command(runner, ferrobeam, flags)
   log = CACHE / 'log' / ('compare-%s.log' % runner)
   log.parent.mkdir(parents=True, exist_ok=True)
   with open(log, 'w') as out:
@@ -104,7 +104,7 @@ def serving(runner, ferrobeam):
         if time.monotonic() > deadline:
           raise RuntimeError('%s does not answer port %d: see %s' % (runner, port, log))
         time.sleep(0.05)
-      yield 'localhost:%d' % port
+      yield 'localhost:%d' % port, server.pid
     finally:
       server.terminate()
       try:
@@ -202,7 +202,7 @@ def main():
           keep('python', case, runner, measure('python', case, runner, options.limit))
         continue
       for sdk in sdks:
-        with serving(runner, options.ferrobeam) as endpoint:
+        with serving(runner, options.ferrobeam) as (endpoint, _):
           measure(sdk, 'pardo', runner, options.limit, endpoint)
           for case in cases:
             if (case, runner) in CANNOT:

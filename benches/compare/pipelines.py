@@ -13,9 +13,9 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.testing.util import assert_that, equal_to
-from apache_beam.transforms import environments
+from apache_beam.transforms import environments, userstate
 
-ELEMENTS, KEYS, SIDE = 1_000_000, 1_000, 300_000
+ELEMENTS, KEYS, SIDE, COUNTED = 1_000_000, 1_000, 300_000, 50_000
 
 
 def elements(_):
@@ -57,8 +57,25 @@ def side_input(p):
   assert_that(found, equal_to([(SIDE, SIDE * (SIDE - 1) // 2)]))
 
 
+class CountInState(beam.DoFn):
+  """Adds to a combining state and reads it, for every element."""
+  COUNT = userstate.CombiningValueStateSpec('count', beam.coders.VarIntCoder(), beam.combiners.CountCombineFn())
+
+  def process(self, element, count=beam.DoFn.StateParam(COUNT)):
+    count.add(element)
+    yield element[0], count.read()
+
+
+def state(p):
+  keyed = p | beam.Impulse() | beam.FlatMap(lambda _: ((i % KEYS, i) for i in range(COUNTED))).with_output_types(
+      tuple[int, int])
+  counted = keyed | beam.ParDo(CountInState()) | beam.CombinePerKey(max) | beam.Values()
+  assert_that(counted, equal_to([COUNTED // KEYS] * KEYS))
+
+
 CASES = {
-    'impulse': impulse, 'pardo': pardo, 'group': group, 'combine': combine, 'reshuffle': reshuffle, 'side-input': side_input
+    'impulse': impulse, 'pardo': pardo, 'group': group, 'combine': combine, 'reshuffle': reshuffle,
+    'side-input': side_input, 'state': state
 }
 
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/state"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/testing/passert"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/transforms/stats"
@@ -19,6 +20,7 @@ const (
 	elements = 1_000_000
 	keys     = 1_000
 	side     = 300_000
+	counted  = 50_000
 )
 
 var caseName = flag.String("case", "impulse", "the pipeline to run")
@@ -31,6 +33,10 @@ func init() {
 	register.Function2x1(one)
 	register.Function1x1(size)
 	register.DoFn3x0[int64, []byte, func(int64)]((*countEach)(nil))
+	register.Function2x0(emitCounted)
+	register.Function2x1(largest)
+	register.Function2x1(sum)
+	register.DoFn3x2[state.Provider, int64, int64, int64, error](&countInState{})
 	register.Emitter1[int64]()
 	register.Emitter2[int64, []byte]()
 	register.Emitter2[int64, int64]()
@@ -84,6 +90,29 @@ func (f *countEach) ProcessElement(_ int64, _ []byte, _ func(int64)) { f.count++
 
 func (f *countEach) FinishBundle(emit func(int64)) { emit(f.count) }
 
+func emitCounted(_ []byte, emit func(int64, int64)) {
+	for i := int64(0); i < counted; i++ {
+		emit(i%keys, i)
+	}
+}
+
+// countInState adds to a combining state and reads it, for every element.
+type countInState struct {
+	Count state.Combining[int64, int64, int64]
+}
+
+func (f *countInState) ProcessElement(p state.Provider, _ int64, _ int64) (int64, error) {
+	if err := f.Count.Add(p, 1); err != nil {
+		return 0, err
+	}
+	count, _, err := f.Count.Read(p)
+	return count, err
+}
+
+func largest(a, b int64) int64 { return max(a, b) }
+
+func sum(a, b int64) int64 { return a + b }
+
 func build(s beam.Scope, name string) error {
 	impulse := beam.Impulse(s)
 	switch name {
@@ -102,6 +131,10 @@ func build(s beam.Scope, name string) error {
 	case "side-input":
 		table := beam.ParDo(s, emitTable, beam.Impulse(s))
 		passert.Equals(s, beam.ParDo(s, addUp, impulse, beam.SideInput{Input: table}), int64(side)*(side-1)/2)
+	case "state":
+		keyed := beam.ParDo(s, emitCounted, impulse)
+		counts := beam.ParDo(s, &countInState{Count: state.MakeCombiningState[int64, int64, int64]("count", sum)}, keyed)
+		passert.Equals(s, beam.Combine(s, largest, counts), int64(counted/keys))
 	default:
 		return fmt.Errorf("there is no case %q", name)
 	}
