@@ -1,4 +1,4 @@
-//! The checked-in lists of tests that pass, and what differs from them.
+//! The checked-in lists of tests that pass and that do not, and what differs from them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,15 +13,48 @@ fn path(suite: Suite) -> PathBuf {
     crate::suites::source_dir().join("expected").join(format!("{}.txt", suite.name()))
 }
 
-/// The tests of the suite that are listed as passing; none when there is no list yet.
-pub fn listed(suite: Suite) -> Result<BTreeSet<String>> {
+/// What precedes the name of a test that does not pass.
+const FAILING: &str = "! ";
+
+/// A suite's list; what the SDK itself skips is not in it.
+#[derive(Clone, Debug, Default)]
+pub struct Listed {
+    /// The tests that pass, and have to.
+    pub passing: BTreeSet<String>,
+    /// Those that do not: when they do, the list is to say so.
+    pub failing: BTreeSet<String>,
+}
+
+impl Listed {
+    fn parse(text: &str) -> Self {
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let mut listed = Self::default();
+        for line in lines {
+            match line.strip_prefix(FAILING) {
+                Some(name) => listed.failing.insert(name.to_owned()),
+                None => listed.passing.insert(line.to_owned()),
+            };
+        }
+        listed
+    }
+
+    fn print(&self) -> String {
+        let mut names: Vec<(&String, &str)> = self.passing.iter().map(|name| (name, "")).collect();
+        names.extend(self.failing.iter().map(|name| (name, FAILING)));
+        names.sort();
+        names.iter().map(|(name, mark)| format!("{mark}{name}\n")).collect()
+    }
+}
+
+/// The list of the suite; empty when there is none yet.
+pub fn listed(suite: Suite) -> Result<Listed> {
     let path = path(suite);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
-    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    Ok(Listed::parse(&text))
 }
 
 /// Compares a suite with its list, test by test as they end.
@@ -35,7 +68,7 @@ pub struct Watch {
 impl Watch {
     /// Watches for the checked-in list of the suite.
     pub fn new(suite: Suite) -> Result<Self> {
-        Ok(Self::for_list(suite, listed(suite)?))
+        Ok(Self::for_list(suite, listed(suite)?.passing))
     }
 
     fn for_list(suite: Suite, listed: BTreeSet<String>) -> Self {
@@ -70,19 +103,29 @@ impl Watch {
     }
 }
 
-/// Rewrites the suite's list: of the tests that were selected, those that passed; the others keep their place.
+/// Rewrites the suite's list: what the tests that were selected came to; the others keep their place. Returns how many
+/// are listed as passing.
 pub fn bless(suite: Suite, outcomes: &[Outcome], selected: impl Fn(&str) -> bool) -> Result<usize> {
-    let mut names = listed(suite)?;
-    names.retain(|name| !selected(name));
-    names.extend(outcomes.iter().filter(|o| o.verdict == Verdict::Pass).map(|o| o.name.clone()));
-    let mut text = names.iter().cloned().collect::<Vec<_>>().join("\n");
-    text.push('\n');
+    let new = blessed(listed(suite)?, outcomes, selected);
     let path = path(suite);
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(names.len())
+    fs::write(&path, new.print()).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(new.passing.len())
+}
+
+fn blessed(mut listed: Listed, outcomes: &[Outcome], selected: impl Fn(&str) -> bool) -> Listed {
+    listed.passing.retain(|name| !selected(name));
+    listed.failing.retain(|name| !selected(name));
+    for outcome in outcomes {
+        match outcome.verdict {
+            Verdict::Pass => listed.passing.insert(outcome.name.clone()),
+            Verdict::Fail | Verdict::Hang => listed.failing.insert(outcome.name.clone()),
+            Verdict::Skip => continue,
+        };
+    }
+    listed
 }
 
 #[cfg(test)]
@@ -127,5 +170,13 @@ mod tests {
             assert!(watch.see(&outcome(name, verdict)).is_none());
         }
         assert!(watch.well() && watch.unseen(|_| true).is_empty());
+    }
+
+    #[test]
+    fn what_was_not_selected_keeps_its_place() {
+        let old = Listed::parse("a\n! b\nc\n");
+        let outcomes = [("a", Verdict::Hang), ("b", Verdict::Pass), ("d", Verdict::Skip)];
+        let outcomes: Vec<Outcome> = outcomes.iter().map(|(name, verdict)| outcome(name, *verdict)).collect();
+        assert_eq!(blessed(old, &outcomes, |name| name != "c").print(), "! a\nb\nc\n");
     }
 }

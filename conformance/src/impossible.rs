@@ -62,6 +62,11 @@ impl Impossible {
         &self.0
     }
 
+    /// Whether the list has this test.
+    pub fn contains(&self, suite: Suite, name: &str) -> bool {
+        self.0.iter().any(|test| test.suite == suite && test.name == name)
+    }
+
     /// The section of a report about those of the outcomes that are listed; nothing when there are none.
     pub fn section(&self, outcomes: &[Outcome]) -> Option<String> {
         let mut text = String::new();
@@ -95,7 +100,7 @@ mod tests {
     fn nothing_impossible_is_listed_as_passing() {
         for test in Impossible::checked_in().expect("the list parses").tests() {
             let listed = expected::listed(test.suite).expect("the list can be read");
-            assert!(!listed.contains(&test.name), "{} passes: is it impossible?", test.name);
+            assert!(listed.failing.contains(&test.name), "{}: is it a test, and impossible?", test.name);
         }
     }
 

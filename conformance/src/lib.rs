@@ -24,6 +24,7 @@ pub mod expansion;
 pub mod expected;
 pub mod impossible;
 mod lanes;
+pub mod matrix;
 pub mod memory;
 pub mod process;
 pub mod report;

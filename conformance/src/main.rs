@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use ferrobeam_conformance::{beside, clients, memory, run};
+use ferrobeam_conformance::{beside, clients, matrix, memory, run};
 
 #[derive(Parser)]
 #[command(about = "Runs the Beam SDKs' own suites, and checks of a runner's manners, against a job endpoint")]
@@ -22,6 +22,8 @@ enum Command {
     Variants(beside::Variants),
     /// Run the SDKs' suites several times, and tell which tests differ
     Repeat(beside::Repeat),
+    /// Print Beam's capability matrix, with what passes here and on other runners
+    Capabilities(matrix::Options),
     /// Submit small jobs from several clients at once, and see what the server keeps
     Clients(clients::Options),
     /// Group more than fits the runner's memory, and see how much it takes
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         }),
         Command::Variants(options) => beside::variants(&options),
         Command::Repeat(options) => beside::repeat(&options),
+        Command::Capabilities(options) => matrix::run(&options),
         Command::Clients(options) => clients::run(&options),
         Command::Memory(options) => memory::run(&options),
     };

@@ -15,7 +15,7 @@ use crate::impossible::Impossible;
 use crate::report::{Complaint, Counts, Outcome, table};
 use crate::server::Server;
 use crate::suites::{Suite, Target};
-use crate::{cache, expected, lanes, results, suites};
+use crate::{cache, expected, lanes, matrix, results, suites};
 
 /// Seconds that a test may take unless told otherwise.
 pub const TIMEOUT: u64 = 90;
@@ -174,6 +174,9 @@ pub fn run(options: &Options) -> Result<Report> {
     println!("\n{}", table(&report.outcomes, &capabilities));
     if let Some(section) = impossible.section(&report.outcomes) {
         println!("{section}");
+    }
+    if options.bless {
+        matrix::write_readme()?;
     }
     for path in [Some(logs.join("results.txt")), options.out.clone()].into_iter().flatten() {
         results::write(&path, &report.outcomes)?;

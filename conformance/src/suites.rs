@@ -20,6 +20,8 @@ pub enum Suite {
     Go,
     /// The Java SDK's `ValidatesRunner` category.
     Java,
+    /// What the Beam model asks and the SDKs' own suites do not test.
+    Model,
     /// What must be refused: malformed submissions, straight to the Job API.
     BadInput,
     /// Beam's examples through `ferrobeam run`: only where the run knows the program.
@@ -28,8 +30,8 @@ pub enum Suite {
 
 impl Suite {
     /// Every suite, in the order in which they run.
-    pub const ALL: [Self; 6] =
-        [Self::BadInput, Self::Launch, Self::Python, Self::PythonUnskipped, Self::Go, Self::Java];
+    pub const ALL: [Self; 7] =
+        [Self::BadInput, Self::Launch, Self::Model, Self::Python, Self::PythonUnskipped, Self::Go, Self::Java];
 
     /// The SDKs' own, by which runners are compared.
     pub const SDKS: [Self; 3] = [Self::Python, Self::Go, Self::Java];
@@ -41,6 +43,7 @@ impl Suite {
             Self::PythonUnskipped => "python-unskipped",
             Self::Go => "go",
             Self::Java => "java",
+            Self::Model => "model",
             Self::BadInput => "bad-input",
             Self::Launch => "launch",
         }
@@ -53,7 +56,7 @@ impl Suite {
         match self {
             Self::Python | Self::PythonUnskipped | Self::Go => cores + 1,
             Self::Java => 4 * cores,
-            Self::BadInput | Self::Launch => cores,
+            Self::Model | Self::BadInput | Self::Launch => cores,
         }
     }
 }
@@ -101,6 +104,7 @@ pub fn prepare(suite: Suite, target: &Target, lanes: usize, logs: &Path) -> Resu
     match suite {
         Suite::Python => python_lanes(&["beam_suite"], target, lanes, logs, Vec::new()),
         Suite::PythonUnskipped => python_lanes(&["--unskip", "beam_suite"], target, lanes, logs, Vec::new()),
+        Suite::Model => python_lanes(&["model"], target, lanes, logs, Vec::new()),
         Suite::BadInput => python_lanes(&["bad_input"], target, lanes, logs, Vec::new()),
         Suite::Launch => {
             let program = target.program.as_ref().context("the suite launch needs --serve: it runs that program")?;
