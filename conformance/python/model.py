@@ -58,11 +58,17 @@ class SlowlyWithoutBound(Slowly):
     return Slowly.process(self, element, tracker)
 
 
+class Endless(Ranges):
+  """Nothing is left at a drain; of a range as such, whose end is known, everything would be."""
+  def truncate(self, element, restriction):
+    return None
+
+
 class Ticks(beam.DoFn):
   """Counts until somebody stops it: `process` does not return by itself. Its watermark is the last number."""
   @beam.DoFn.unbounded_per_element()
   def process(
-      self, element, tracker=beam.DoFn.RestrictionParam(Ranges()),
+      self, element, tracker=beam.DoFn.RestrictionParam(Endless()),
       unused_estimator=beam.DoFn.WatermarkEstimatorParam(MonotonicWatermarkEstimator.default_provider())):
     for offset in itertools.takewhile(tracker.try_claim, itertools.count(tracker.current_restriction().start)):
       yield TimestampedValue(offset, offset)

@@ -443,13 +443,13 @@ fn what_is_made_of_unbounded_input_is_unbounded() {
     builder.step("step", "groups", "bytes");
     insta::assert_snapshot!(builder.plan().unwrap().to_string(), @r#"
     impulse -> start
-    stage "the source" in env
+    stage "the source" in env, unbounded
       read start
       pardo "the source"
       pardo "the keyed"
       write keyed
     group "the group" as it comes keyed -> groups in global windows
-    stage "the step" in env
+    stage "the step" in env, unbounded
       read groups
       pardo "the step"
     start: prefixed in global windows
