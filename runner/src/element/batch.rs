@@ -56,8 +56,14 @@ impl Batch {
 
     /// Each element's bytes.
     pub fn elements(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        let mut start = 0;
-        self.ends.iter().map(move |end| {
+        self.elements_from(0)
+    }
+
+    /// Each element's bytes, from element `at` on.
+    pub fn elements_from(&self, at: usize) -> impl ExactSizeIterator<Item = &[u8]> {
+        let at = at.min(self.len());
+        let mut start = if at == 0 { 0 } else { self.ends[at - 1] as usize };
+        self.ends[at..].iter().map(move |end| {
             let element = &self.data[start..*end as usize];
             start = *end as usize;
             element

@@ -20,6 +20,9 @@ pub(super) struct Engine {
     pub(super) input: ElementCoder,
     pub(super) windows: Windows,
     pub(super) panes: Panes,
+    /// The trigger counts elements, so it is asked after each that may make it fire. (Beam's Java runners ask after a
+    /// bundle, whose borders are chance; its Go runner and its SDKs' tests count exactly.)
+    pub(super) counts: bool,
     /// The input watermark, as far as it is worked off.
     pub(super) watermark: Timestamp,
     /// The output watermark.
@@ -52,6 +55,7 @@ impl Engine {
         let machine = TriggerMachine::new(&windowing.trigger, windowing.merging != Merging::None);
         Engine {
             input: grouping.input.clone(),
+            counts: windowing.trigger.counts_elements(),
             windows: Windows::new(store, windowing, machine),
             panes: Panes::new(is_state_backed(&grouping.output), Arc::clone(&grouping.iterables)),
             watermark: Timestamp(i64::MIN),

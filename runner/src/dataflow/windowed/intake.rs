@@ -13,6 +13,13 @@ use crate::state::put_scope;
 use crate::time::Timestamp;
 use crate::windowing::{Merging, merge_sessions};
 
+/// A batch that is taken in, part by part where triggers are to be asked in between.
+pub(super) struct Intake {
+    batch: Batch,
+    /// The element to begin with.
+    next: usize,
+}
+
 /// A key of which new windows have come, so that its windows may merge.
 pub(super) struct Question {
     key: Bytes,
@@ -33,6 +40,16 @@ struct Touched {
     windows: Vec<Window>,
 }
 
+impl Intake {
+    pub(super) fn new(batch: Batch) -> Intake {
+        Intake { batch, next: 0 }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.next >= self.batch.len()
+    }
+}
+
 impl Question {
     /// The windows that may merge: the active ones, then the new ones.
     pub(super) fn windows(&self) -> Vec<Bytes> {
@@ -51,14 +68,19 @@ impl Engine {
         Ok(self.watermark > self.windows.windowing.expiry(window)?)
     }
 
-    /// The keys whose windows may merge because of a batch.
-    pub(super) fn questions(&self, batch: &Batch) -> Result<Vec<Question>, Trouble> {
+    /// Most elements of the next part of a batch: one where merges come between the elements that a trigger counts.
+    fn most(&self) -> usize {
+        if self.counts && self.windows.windowing.merging != Merging::None { 1 } else { usize::MAX }
+    }
+
+    /// The keys whose windows may merge because of the next part of a batch.
+    pub(super) fn questions(&self, intake: &Intake) -> Result<Vec<Question>, Trouble> {
         if self.windows.windowing.merging == Merging::None {
             return Ok(Vec::new());
         }
         let mut questions: Vec<Question> = Vec::new();
         let mut places: HashMap<&[u8], usize, RandomState> = HashMap::default();
-        for element in batch.elements() {
+        for element in intake.batch.elements_from(intake.next).take(self.most()) {
             let view = self.input.parse(element)?;
             let (key, _) = self.input.value.key_value(view.value)?;
             for window in view.windows {
@@ -91,10 +113,11 @@ impl Engine {
         Ok(questions)
     }
 
-    /// Takes in a batch whose questions are answered.
+    /// Takes in the next part of a batch, whose questions are answered. Where a trigger counts elements, the part ends
+    /// with one that makes a window ready to fire.
     pub(super) fn take(
         &mut self,
-        batch: &Batch,
+        intake: &mut Intake,
         answers: Vec<(Question, Merged)>,
         now: Timestamp,
     ) -> Result<(), Trouble> {
@@ -106,9 +129,11 @@ impl Engine {
         let mut scope = Vec::new();
         // For the time of the loop, which changes the rest of the engine.
         let input = self.input.clone();
-        for element in batch.elements() {
+        let mut ready = false;
+        for element in intake.batch.elements_from(intake.next).take(self.most()) {
             let view = input.parse(element)?;
             let (key, value) = input.value.key_value(view.value)?;
+            intake.next += 1;
             for window in view.windows {
                 scope.clear();
                 put_scope(&mut scope, key, window);
@@ -123,7 +148,10 @@ impl Engine {
                         self.place(&mut touched, key, window, target, &scope)?
                     }
                 };
-                self.add(&mut touched.windows[place], view.timestamp, value, now);
+                ready |= self.add(&mut touched.windows[place], view.timestamp, value, now);
+            }
+            if ready {
+                break;
             }
         }
         for window in &mut touched.windows {
@@ -165,10 +193,11 @@ impl Engine {
         }
     }
 
-    fn add(&mut self, window: &mut Window, timestamp: Timestamp, value: &[u8], now: Timestamp) {
+    /// Adds an element to a window. True if a trigger is to be asked before the next one.
+    fn add(&mut self, window: &mut Window, timestamp: Timestamp, value: &[u8], now: Timestamp) -> bool {
         if self.windows.machine.is_finished(&window.state.trigger) {
             self.dropped.closed += 1;
-            return;
+            return false;
         }
         let look = self.look(window, now);
         self.windows.machine.on_element(&mut window.state.trigger, look);
@@ -181,6 +210,7 @@ impl Engine {
             window.state.on_time = Some((earliest.min(timestamp), latest.max(timestamp)));
         }
         self.windows.add(window, value);
+        self.counts && self.windows.machine.should_fire(&window.state.trigger, look)
     }
 
     /// Merges the windows of a key.

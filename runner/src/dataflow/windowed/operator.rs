@@ -11,13 +11,13 @@ use timely::scheduling::Activator;
 
 use super::Trouble;
 use super::engine::{Dropped, Engine, Progress, Room};
-use super::intake::Question;
+use super::intake::{Intake, Question};
 use crate::clock::Clock;
 use crate::dataflow::JobObserver;
 use crate::dataflow::edge::Output;
 use crate::dataflow::flow::{Flow, VISIT_LIMIT};
 use crate::dataflow::group::Grouping;
-use crate::dataflow::merge::WindowMerges;
+use crate::dataflow::merge::{Merged, WindowMerges};
 use crate::dataflow::queue::InputQueue;
 use crate::dataflow::run::Reporter;
 use crate::element::Batch;
@@ -35,10 +35,10 @@ pub(super) struct Operator {
     budget: Budget,
     engine: Engine,
     merges: Option<WindowMerges>,
-    /// A batch whose windows the SDK is asked about.
-    asking: Option<(Batch, Vec<Question>)>,
-    /// How many elements are taken in before triggers are asked: one where a trigger counts them.
-    at_once: usize,
+    /// The batch that is taken in.
+    intake: Option<Intake>,
+    /// What the SDK is asked about its next part.
+    asking: Option<Vec<Question>>,
     /// Input that waits, by epoch.
     queues: BTreeMap<u64, Waiting>,
     /// The epoch that is worked on.
@@ -105,8 +105,8 @@ impl Operator {
             budget: grouping.budget,
             engine,
             merges,
+            intake: None,
             asking: None,
-            at_once: if grouping.windowing.trigger.counts_elements() { 1 } else { usize::MAX },
             queues: BTreeMap::new(),
             epoch: 0,
             sink: Sink { output, capability: None, flow, activator, moved: 0 },
@@ -183,7 +183,7 @@ impl Operator {
             if !self.answered(now)? || self.engine.fire_touched(now, &mut self.sink)? == Progress::Paused {
                 return Ok(Progress::Paused);
             }
-            if self.queues.contains_key(&self.epoch) {
+            if self.intake.is_some() || self.queues.contains_key(&self.epoch) {
                 if !self.sink.has_room() {
                     return Ok(Progress::Paused);
                 }
@@ -207,44 +207,61 @@ impl Operator {
         }
     }
 
-    /// Takes the next batch of the epoch in, or asks the SDK about its windows first.
+    /// Takes in the next part of the batch at hand, or of the next one, or asks the SDK about its windows first.
     fn take(&mut self, now: Timestamp) -> Result<(), Trouble> {
-        let Some(waiting) = self.queues.get_mut(&self.epoch) else { return Ok(()) };
-        // One byte is reached by any batch.
-        let taken = waiting.batches.take(self.at_once, 1)?;
-        if waiting.batches.is_empty() {
-            self.queues.remove(&self.epoch);
+        if self.intake.is_none() {
+            self.intake = self.next_batch()?.map(Intake::new);
         }
-        for batch in taken.into_iter().flat_map(|taken| taken.batches) {
-            self.sink.moved += batch.data().len();
-            let questions = self.engine.questions(&batch)?;
-            match &mut self.merges {
-                Some(merges) if !questions.is_empty() => {
-                    let windows = questions.iter().map(Question::windows).collect();
-                    merges.ask(Moment::new(self.epoch, self.engine.output), windows);
-                    self.asking = Some((batch, questions));
-                }
-                _ => {
-                    let mut answers = Vec::with_capacity(questions.len());
-                    for question in questions {
-                        let merged = question.sessions()?;
-                        answers.push((question, merged));
-                    }
-                    self.engine.take(&batch, answers, now)?;
-                }
+        let Some(intake) = &self.intake else { return Ok(()) };
+        let questions = self.engine.questions(intake)?;
+        match &mut self.merges {
+            Some(merges) if !questions.is_empty() => {
+                let windows = questions.iter().map(Question::windows).collect();
+                merges.ask(Moment::new(self.epoch, self.engine.output), windows);
+                self.asking = Some(questions);
+                Ok(())
             }
+            _ => {
+                let mut answers = Vec::with_capacity(questions.len());
+                for question in questions {
+                    let merged = question.sessions()?;
+                    answers.push((question, merged));
+                }
+                self.take_answered(answers, now)
+            }
+        }
+    }
+
+    fn take_answered(&mut self, answers: Vec<(Question, Merged)>, now: Timestamp) -> Result<(), Trouble> {
+        let Some(intake) = &mut self.intake else { return Ok(()) };
+        self.engine.take(intake, answers, now)?;
+        if intake.is_over() {
+            self.intake = None;
         }
         Ok(())
     }
 
-    /// Takes in the batch that the SDK was asked about. False while there is no answer.
+    /// The next batch of the epoch.
+    fn next_batch(&mut self) -> Result<Option<Batch>, Trouble> {
+        let Some(waiting) = self.queues.get_mut(&self.epoch) else { return Ok(None) };
+        // One byte is reached by any batch.
+        let taken = waiting.batches.take(usize::MAX, 1)?;
+        if waiting.batches.is_empty() {
+            self.queues.remove(&self.epoch);
+        }
+        let batch = taken.and_then(|taken| taken.batches.into_iter().next());
+        self.sink.moved += batch.as_ref().map_or(0, |batch| batch.data().len());
+        Ok(batch)
+    }
+
+    /// Takes in what the SDK was asked about. False while there is no answer.
     fn answered(&mut self, now: Timestamp) -> Result<bool, Trouble> {
         let (Some(merges), Some(_)) = (&mut self.merges, &self.asking) else { return Ok(true) };
         let Some(answers) = merges.poll().map_err(|error| error.map_or(Trouble::Reported, Trouble::Malformed))? else {
             return Ok(false);
         };
-        if let Some((batch, questions)) = self.asking.take() {
-            self.engine.take(&batch, questions.into_iter().zip(answers).collect(), now)?;
+        if let Some(questions) = self.asking.take() {
+            self.take_answered(questions.into_iter().zip(answers).collect(), now)?;
         }
         Ok(true)
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::engine::{Dropped, Engine, Progress, Room};
+use super::intake::Intake;
 use crate::dataflow::group::Grouping;
 use crate::dataflow::merge::Merged;
 use crate::element::{Batch, BatchBuilder, ElementCoder, ElementView, WireCoder, encode_windowed_value, get_varint};
@@ -126,8 +127,8 @@ impl Transcript {
         }
     }
 
-    /// Elements of `key` come together.
-    fn input_of(&mut self, key: &str, timestamps: &[i64]) -> Vec<String> {
+    /// Elements of `key`.
+    fn batch(&self, key: &str, timestamps: &[i64]) -> Intake {
         let mut batch = BatchBuilder::default();
         for timestamp in timestamps {
             let mut value = vec![key.len() as u8];
@@ -138,18 +139,26 @@ impl Transcript {
                 encode_windowed_value(out, Timestamp(*timestamp), &[&window], &[0x0f], &value);
             });
         }
-        self.take(&batch.finish());
-        self.engine.fire_touched(self.now, &mut self.out).unwrap();
+        Intake::new(batch.finish())
+    }
+
+    /// Elements of `key` come together.
+    fn input_of(&mut self, key: &str, timestamps: &[i64]) -> Vec<String> {
+        let mut intake = self.batch(key, timestamps);
+        while !intake.is_over() {
+            self.take(&mut intake);
+            self.engine.fire_touched(self.now, &mut self.out).unwrap();
+        }
         self.settle()
     }
 
-    fn take(&mut self, batch: &Batch) {
+    fn take(&mut self, intake: &mut Intake) {
         let mut answers = Vec::new();
-        for question in self.engine.questions(batch).unwrap() {
+        for question in self.engine.questions(intake).unwrap() {
             let merged = question.sessions().unwrap();
             answers.push((question, merged));
         }
-        self.engine.take(batch, answers, self.now).unwrap();
+        self.engine.take(intake, answers, self.now).unwrap();
     }
 
     fn input(&mut self, timestamps: &[i64]) -> Vec<String> {

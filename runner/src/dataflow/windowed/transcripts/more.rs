@@ -54,6 +54,20 @@ fn empty_panes_come_where_they_are_asked_for() {
 }
 
 #[test]
+fn a_count_is_exact() {
+    let mut t = Transcript::fixed(10, discarding(repeat(count(2)), 0));
+    assert_eq!(
+        t.input(&[1, 12, 2, 3, 4, 13, 5]),
+        ["0..10 [1, 2] @9 Early 0", "0..10 [3, 4] @9 Early 1", "10..20 [12, 13] @19 Early 0"]
+    );
+    assert_eq!(t.end(), ["0..10 [5] @9 OnTime 2/0 last", "10..20 [] @19 OnTime 1/0 last"]);
+    let mut t = Transcript::new(Assign::Sessions(10), discarding(repeat(count(2)), 0));
+    assert_eq!(t.input(&[1, 3, 5, 30, 7]), ["1..13 [1, 3] @12 Early 0", "1..17 [5, 7] @16 Early 0"]);
+    t.end();
+    t.assert_empty();
+}
+
+#[test]
 fn processing_time_fires_windows() {
     let mut t = Transcript::fixed(10, accumulating(repeat(delay(100)), 0));
     assert_eq!(t.input(&[1, 2]), NOTHING);
@@ -76,9 +90,9 @@ fn the_global_window_fires_by_count_and_at_the_end() {
     assert_eq!(t.input(&[1]), NOTHING);
     assert_eq!(t.input(&[2]), ["[1, 2] @9223371950454775 Early 0"]);
     assert_eq!(t.watermark(1_000_000), NOTHING);
-    assert_eq!(t.input(&[3, 4, 5]), ["[3, 4, 5] @9223371950454775 Early 1"]);
+    assert_eq!(t.input(&[3, 4, 5]), ["[3, 4] @9223371950454775 Early 1"]);
     assert_eq!(t.input_of("other", &[6]), NOTHING);
-    assert_eq!(t.end(), ["[] @9223371950454775 OnTime 2/0 last", "other:[6] @9223371950454775 OnTime 0/0 last"]);
+    assert_eq!(t.end(), ["[5] @9223371950454775 OnTime 2/0 last", "other:[6] @9223371950454775 OnTime 0/0 last"]);
 }
 
 #[test]
@@ -150,26 +164,16 @@ fn values_of_large_sessions_that_merge_are_kept() {
 
 #[test]
 fn without_room_nothing_is_lost() {
-    let mut t = Transcript::fixed(10, discarding(repeat(count(1)), 0));
-    let mut all = Vec::new();
+    let mut t = Transcript::fixed(10, discarding(repeat(Trigger::AfterSynchronizedProcessingTime), 0));
     let timestamps: Vec<i64> = (0..400).map(|at| at * 10).collect();
-    let mut batch = BatchBuilder::default();
-    for timestamp in &timestamps {
-        let window = t.window(*timestamp);
-        let mut value = vec![1, b'k'];
-        crate::element::put_varint(&mut value, *timestamp as u64);
-        batch.push_with(Timestamp(*timestamp), |out| {
-            encode_windowed_value(out, Timestamp(*timestamp), &[&window], &[0x0f], &value);
-        });
-    }
-    t.take(&batch.finish());
-    // Room for one batch; every pane is given as a batch, and taken away after a pause.
+    let mut intake = t.batch("k", &timestamps);
+    t.take(&mut intake);
+    assert!(intake.is_over());
     t.out.room = Some(0);
     assert_eq!(t.engine.fire_touched(t.now, &mut t.out).unwrap(), Progress::Paused);
     t.out.room = None;
     assert_eq!(t.engine.fire_touched(t.now, &mut t.out).unwrap(), Progress::Done);
-    all.extend(t.settle());
-    assert_eq!(all.len(), 400);
+    assert_eq!(t.settle().len(), 400);
     t.engine.watermark = Timestamp(i64::MAX);
     t.out.room = Some(0);
     assert_eq!(t.engine.wake_by_watermark(t.now, &mut t.out).unwrap(), Progress::Paused);
@@ -185,17 +189,8 @@ fn the_sdk_merges_custom_windows() {
     t.engine.windows.windowing.merging = Merging::Custom;
     t.engine.windows.machine = TriggerMachine::new(&repeat(count(2)), true);
     let input = |t: &mut Transcript, timestamps: &[i64], expected: &[usize]| {
-        let mut batch = BatchBuilder::default();
-        for timestamp in timestamps {
-            let window = t.window(*timestamp);
-            let mut value = vec![1, b'k'];
-            crate::element::put_varint(&mut value, *timestamp as u64);
-            batch.push_with(Timestamp(*timestamp), |out| {
-                encode_windowed_value(out, Timestamp(*timestamp), &[&window], &[0x0f], &value);
-            });
-        }
-        let batch = batch.finish();
-        let questions = t.engine.questions(&batch).unwrap();
+        let mut intake = t.batch("k", timestamps);
+        let questions = t.engine.questions(&intake).unwrap();
         let asked: Vec<usize> = questions.iter().map(|question| question.windows().len()).collect();
         assert_eq!(asked, expected);
         let answers = questions.into_iter().map(|question| {
@@ -212,7 +207,7 @@ fn the_sdk_merges_custom_windows() {
             (question, merged)
         });
         let answers = answers.collect();
-        t.engine.take(&batch, answers, t.now).unwrap();
+        t.engine.take(&mut intake, answers, t.now).unwrap();
         t.engine.fire_touched(t.now, &mut t.out).unwrap();
         t.settle()
     };
