@@ -15,7 +15,7 @@ pub trait Clock: Send + Sync {
     fn wait(&self, due: Timestamp) -> Option<Duration>;
 
     /// When a timer that an SDK set for `due`, by its own clock, is due by this one.
-    fn from_sdk(&self, due: Timestamp) -> Timestamp;
+    fn of_sdk(&self, due: Timestamp) -> Timestamp;
 }
 
 /// The machine's clock.
@@ -33,14 +33,14 @@ impl Clock for WallClock {
         Some(Duration::from_millis(due.0.saturating_sub(self.now().0).max(0).unsigned_abs()))
     }
 
-    fn from_sdk(&self, due: Timestamp) -> Timestamp {
+    fn of_sdk(&self, due: Timestamp) -> Timestamp {
         due
     }
 }
 
 /// A clock that stands still until it is moved: that of a pipeline with a TestStream.
 ///
-/// SDKs reckon timers from the wall clock of their own process, so [`Clock::from_sdk`] keeps of such a time only how far
+/// SDKs reckon timers from the wall clock of their own process, so [`Clock::of_sdk`] keeps of such a time only how far
 /// ahead of the wall it lies.
 #[derive(Debug)]
 pub struct TestClock(AtomicI64);
@@ -74,7 +74,7 @@ impl Clock for TestClock {
         (due <= self.now()).then_some(Duration::ZERO)
     }
 
-    fn from_sdk(&self, due: Timestamp) -> Timestamp {
+    fn of_sdk(&self, due: Timestamp) -> Timestamp {
         let ahead = due.0.saturating_sub(WallClock.now().0);
         Timestamp(self.now().0.saturating_add(ahead).min(Timestamp::MAX.0))
     }

@@ -39,7 +39,7 @@ pub(super) fn read(
                     Some(set) => {
                         let fire = match family.domain {
                             TimeDomain::EventTime => set.fire,
-                            TimeDomain::ProcessingTime => clock.from_sdk(set.fire),
+                            TimeDomain::ProcessingTime => clock.of_sdk(set.fire),
                         };
                         let TimerId { family, key, window, tag } = id;
                         let (sdk_fire, hold, pane) = (set.fire, set.hold, Bytes::copy_from_slice(set.pane));
