@@ -20,8 +20,9 @@ from apache_beam.testing.test_stream import ElementEvent, TestStream, WatermarkE
 from apache_beam.testing.test_stream_service import TestStreamServiceController
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms import trigger, window
+from apache_beam.transforms.core import WatermarkEstimatorProvider
 from apache_beam.transforms.window import TimestampedValue
-from apache_beam.utils.timestamp import MAX_TIMESTAMP
+from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 from apache_beam.utils.windowed_value import PaneInfoTiming
 
 FOREVER = sys.maxsize
@@ -64,12 +65,21 @@ class Endless(Ranges):
     return None
 
 
+class FromTheStart(WatermarkEstimatorProvider):
+  """The greatest timestamp so far. The SDK's own provider begins with no watermark at all, which a split cannot hold."""
+  def initial_estimator_state(self, element, restriction):
+    return Timestamp(0)
+
+  def create_watermark_estimator(self, estimator_state):
+    return MonotonicWatermarkEstimator(estimator_state)
+
+
 class Ticks(beam.DoFn):
   """Counts until somebody stops it: `process` does not return by itself. Its watermark is the last number."""
   @beam.DoFn.unbounded_per_element()
   def process(
       self, element, tracker=beam.DoFn.RestrictionParam(Endless()),
-      unused_estimator=beam.DoFn.WatermarkEstimatorParam(MonotonicWatermarkEstimator.default_provider())):
+      unused_estimator=beam.DoFn.WatermarkEstimatorParam(FromTheStart())):
     for offset in itertools.takewhile(tracker.try_claim, itertools.count(tracker.current_restriction().start)):
       yield TimestampedValue(offset, offset)
       time.sleep(0.02)
