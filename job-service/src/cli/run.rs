@@ -31,7 +31,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             if interrupted {
                 eprintln!(
                     "ferrobeam: jobs that were submitted run on; `ferrobeam jobs --endpoint {endpoint}` lists them, \
-                     `ferrobeam cancel` ends them"
+                     `ferrobeam cancel` ends them, `ferrobeam drain` lets them finish what they have"
                 );
             }
             Ok(exit_code(status))
