@@ -22,6 +22,8 @@ use crate::stage::Stage;
 use crate::tasks::Tasks;
 use crate::{progress, server};
 
+/// How long callbacks of finished bundles may take at the end of a job.
+const CALLBACKS: Duration = Duration::from_secs(5);
 /// How long harnesses' streams may take to be cut off at the end.
 const CUT_OFF: Duration = Duration::from_secs(2);
 
@@ -101,7 +103,8 @@ impl Bridge {
             harnesses: Harnesses::default(),
             residences: Residences::default(),
             tasks: Tasks::new(runtime.clone()),
-            keepers: Tasks::new(runtime),
+            keepers: Tasks::new(runtime.clone()),
+            finalizing: Tasks::new(runtime),
             closing: watch::Sender::new(false),
             next_harness: AtomicU64::new(1),
         });
@@ -174,6 +177,8 @@ impl Bridge {
     /// Stops every harness (in good order as far as it takes no longer than the configured time), ends all bundles, and
     /// closes the servers. Open bundles fail. A second call does nothing.
     pub async fn shutdown(&self) {
+        // Bundles that succeeded may still be told so. A callback that takes its time does not keep the job.
+        let _ = tokio::time::timeout(CALLBACKS, self.shared.finalizing.finished()).await;
         self.shared.closing.send_replace(true);
         self.shared.keepers.finished().await;
         // What is left: streams of clients that do not let go, and bundles of harnesses that are gone.

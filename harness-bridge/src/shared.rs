@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) tasks: Tasks,
     /// The slots of the pools, which stop their harnesses in good order.
     pub(crate) keepers: Tasks,
+    /// Callbacks of bundles that the SDK is running; their harnesses are not stopped before.
+    pub(crate) finalizing: Tasks,
     pub(crate) closing: watch::Sender<bool>,
     pub(crate) next_harness: AtomicU64,
 }

@@ -295,7 +295,7 @@ impl Finalizer for Callback {
         let request = Request::FinalizeBundle(FinalizeBundleRequest { instruction_id: self.instruction.clone() });
         let response = self.harness.instruct(self.harness.next_instruction(), request);
         let (shared, harness) = (self.shared.clone(), self.harness.clone());
-        self.shared.tasks.spawn(async move {
+        self.shared.finalizing.spawn(async move {
             // The bundle has succeeded: what its callbacks do wrong can only be told.
             if let Ok(response) = response.await
                 && !response.error.is_empty()
