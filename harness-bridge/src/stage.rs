@@ -151,7 +151,7 @@ impl Stage {
             token
         });
         let state = state.map(|token| CacheToken {
-            token: format!("{}-{token}", self.descriptor_id).into(),
+            token: format!("{}-state-{token}", self.descriptor_id).into(),
             r#type: Some(cache_token::Type::UserState(cache_token::UserState {})),
         });
         side_inputs.chain(state).collect()

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ferrobeam_harness_bridge::{
@@ -48,7 +49,7 @@ impl Collected {
             if let Some(found) = self.entries().into_iter().find(|entry| wanted(entry)) {
                 return found;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }
@@ -180,6 +181,8 @@ pub fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
 pub fn config(plan: Plan, logs: Arc<Collected>, folder: &Path) -> BridgeConfig {
     let mut config = BridgeConfig::new("job", Arc::new(plan), Arc::new(OneArtifact), logs, folder);
     config.sdk_worker_parallelism = Some(1);
+    // A busy machine may take minutes to start Python.
+    config.start_timeout = Duration::from_secs(300);
     config
 }
 
