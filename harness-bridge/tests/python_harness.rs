@@ -21,7 +21,10 @@ use support::*;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-const PYTHON: &str = "python3";
+/// A Python that has apache-beam.
+fn python() -> String {
+    std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned())
+}
 
 fn python_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(name)
@@ -33,7 +36,7 @@ fn descriptors() -> &'static Path {
     FOLDER
         .get_or_init(|| {
             let folder = tempfile::tempdir().unwrap();
-            let made = std::process::Command::new(PYTHON)
+            let made = std::process::Command::new(python())
                 .arg(python_file("stages.py"))
                 .arg(folder.path())
                 .output()
@@ -61,7 +64,7 @@ fn stages(names: &[&str]) -> Vec<TestStage> {
 }
 
 fn boot(folder: &Path) -> Environment {
-    let command = format!("exec {PYTHON} {} \"$@\"", python_file("boot.py").display());
+    let command = format!("exec {} {} \"$@\"", python(), python_file("boot.py").display());
     process(&script(folder, "boot", &command))
 }
 
@@ -418,7 +421,7 @@ struct WorkerPool {
 
 /// Starts Beam's own worker pool.
 async fn worker_pool(kind: &str) -> WorkerPool {
-    let mut child = Command::new(PYTHON)
+    let mut child = Command::new(python())
         .arg(python_file("pool.py"))
         .arg(kind)
         .stdin(Stdio::piped())

@@ -83,6 +83,8 @@ impl Process {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
+            // A terminal's Ctrl-C is for the command that is seen there; it ends its jobs in order.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
         let gone = || io::Error::other("a process was started without its pipes");
