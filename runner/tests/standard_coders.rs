@@ -23,9 +23,10 @@ print(json.dumps(sections))
 "#;
 
 fn sections() -> Vec<Value> {
-    let output = Command::new("python3").args(["-c", PRINT]).output().expect("python3 must be installed for this test");
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let output = Command::new(&python).args(["-c", PRINT]).output().expect("Python must be installed for this test");
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "python3 must have apache-beam and PyYAML installed for this test:\n{errors}");
+    assert!(output.status.success(), "{python} must have apache-beam and PyYAML for this test:\n{errors}");
     serde_json::from_slice(&output.stdout).expect("the script prints JSON")
 }
 
