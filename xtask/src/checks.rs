@@ -10,7 +10,7 @@ use ferrobeam_conformance::suites::Suite;
 use ferrobeam_conformance::tools;
 
 use crate::cargo_tests;
-use crate::machine::{cargo, packages, show, target_dir};
+use crate::machine::{cargo, compilers, packages, show, target_dir};
 
 /// What to leave out while working.
 #[derive(Args, Clone, Debug)]
@@ -29,7 +29,7 @@ pub(crate) struct Options {
 /// Runs the checks; true when all are as they should be. The last lines printed are everything that is wrong, a sum of
 /// each part, and the total of every test that ran.
 pub(crate) fn run(options: &Options) -> Result<bool> {
-    packages(&[("cc", "build-essential")])?;
+    compilers()?;
     let mut report = run::Report::default();
     // All of these are worth knowing at once, so one that fails does not stop the next.
     if options.suite.is_empty() {

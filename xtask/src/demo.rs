@@ -7,13 +7,14 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use ferrobeam_conformance::{cache, tools};
 
-use crate::machine::{cargo, packages, root, show, target_dir};
+use crate::machine::{cargo, compilers, packages, root, show, target_dir};
 
 /// The text whose words are counted.
 const TEXT: &str = "LICENSE";
 
 pub(crate) fn run() -> Result<()> {
-    packages(&[("cc", "build-essential"), ("python3", "python3-venv")])?;
+    compilers()?;
+    packages(&[("python3", "python3-venv")])?;
     let python = tools::python(false)?;
     show(cargo()?.args(["build", "--release", "-p", "ferrobeam-job-service"]))?;
     let out = cache::folder("demo")?;

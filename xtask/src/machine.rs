@@ -39,9 +39,32 @@ pub(crate) fn show(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Installs what compiling Ferrobeam takes: RocksDB is C++, and its bindings are made by libclang.
+pub(crate) fn compilers() -> Result<()> {
+    packages(&[("c++", "build-essential")])?;
+    if has_libclang() { Ok(()) } else { install(&["libclang-dev"]) }
+}
+
+/// Whether libclang is where the bindings' generator looks for it, with the headers that come with its link.
+fn has_libclang() -> bool {
+    const LIBRARY: [&str; 2] = ["libclang.so", "libclang.dylib"];
+    if env::var_os("LIBCLANG_PATH").is_some() || exists("llvm-config") {
+        return true;
+    }
+    let versions = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
+    let llvm = versions.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("llvm")));
+    let folders =
+        llvm.map(|path| path.join("lib")).chain(["/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from));
+    folders.flat_map(|folder| LIBRARY.map(|library| folder.join(library))).any(|file| file.exists())
+}
+
 /// Installs the Debian packages whose commands are missing, when we may; else says which they are.
 pub(crate) fn packages(needed: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<&str> = needed.iter().filter(|(command, _)| !exists(command)).map(|(_, p)| *p).collect();
+    install(&missing)
+}
+
+fn install(missing: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
@@ -51,7 +74,7 @@ pub(crate) fn packages(needed: &[(&str, &str)]) -> Result<()> {
     }
     say_and_run("refreshing the list of packages", Command::new("apt-get").args(["update", "-q"]))?;
     let mut install = Command::new("apt-get");
-    install.args(["install", "-y", "-q", "--no-install-recommends"]).args(&missing);
+    install.args(["install", "-y", "-q", "--no-install-recommends"]).args(missing);
     install.env("DEBIAN_FRONTEND", "noninteractive");
     say_and_run(&format!("installing {names}"), &mut install)
 }

@@ -93,7 +93,7 @@ pub(super) struct JobDefaults {
     /// at most 512MiB]
     #[arg(long, value_parser = bytes)]
     pub(super) memory: Option<u64>,
-    /// Where a job keeps its keyed state: memory, rocksdb, or auto for what fits the job
+    /// Where a job keeps its keyed state: memory, rocksdb, or auto: in memory while it fits, then in RocksDB
     #[arg(long, default_value_t = StateBackend::Auto)]
     pub(super) state_backend: StateBackend,
 }

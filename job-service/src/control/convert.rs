@@ -45,6 +45,7 @@ pub(super) fn order(order: v1::AgentOrder) -> Option<Order> {
 impl From<StoreKind> for v1::Store {
     fn from(kind: StoreKind) -> Self {
         match kind {
+            StoreKind::Auto => v1::Store::Auto,
             StoreKind::Memory => v1::Store::Memory,
             StoreKind::RocksDb => v1::Store::RocksDb,
         }
@@ -55,6 +56,7 @@ impl From<v1::Store> for StoreKind {
     fn from(store: v1::Store) -> Self {
         match store {
             v1::Store::Unspecified => StoreKind::default(),
+            v1::Store::Auto => StoreKind::Auto,
             v1::Store::Memory => StoreKind::Memory,
             v1::Store::RocksDb => StoreKind::RocksDb,
         }

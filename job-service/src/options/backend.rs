@@ -8,7 +8,7 @@ use ferrobeam_runner::state::StoreKind;
 /// The values of the option `state_backend`: Flink's, and ours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StateBackend {
-    /// What fits the job.
+    /// In memory while the job's budget has room, then in RocksDB.
     #[default]
     Auto,
     /// In memory: `memory`, and Flink's `hashmap` and `filesystem`, which keep state on the heap.
@@ -23,14 +23,15 @@ pub enum StateBackend {
 pub struct UnknownBackend(String);
 
 impl StateBackend {
-    /// The store of a job. The one place that decides.
+    /// The store of a job.
     ///
-    /// A bounded job's state lives no longer than its input, and memory is the quicker. A streaming job's state grows
-    /// with its keys and is to be saved, which is what RocksDB is for; but until it can be, memory serves those as well.
-    pub const fn store(self, streaming: bool) -> StoreKind {
-        match (self, streaming) {
-            (StateBackend::Memory, _) | (StateBackend::Auto, false | true) => StoreKind::Memory,
-            (StateBackend::RocksDb, _) => StoreKind::RocksDb,
+    /// State is in memory while it fits, in bounded and in streaming jobs: memory is the quicker, and what outgrows the
+    /// job's budget moves to RocksDB by itself.
+    pub const fn store(self) -> StoreKind {
+        match self {
+            StateBackend::Auto => StoreKind::Auto,
+            StateBackend::Memory => StoreKind::Memory,
+            StateBackend::RocksDb => StoreKind::RocksDb,
         }
     }
 }
@@ -81,14 +82,5 @@ mod tests {
         for backend in [StateBackend::Auto, StateBackend::Memory, StateBackend::RocksDb] {
             assert_eq!(backend.to_string().parse(), Ok(backend));
         }
-    }
-
-    #[test]
-    fn what_is_asked_for_is_what_is_used() {
-        for streaming in [false, true] {
-            assert_eq!(StateBackend::Memory.store(streaming), StoreKind::Memory);
-            assert_eq!(StateBackend::RocksDb.store(streaming), StoreKind::RocksDb);
-        }
-        assert_eq!(StateBackend::Auto.store(false), StoreKind::Memory);
     }
 }

@@ -215,8 +215,7 @@ impl Supervisor {
             staged.apply(&id, &mut proto).map_err(|e| wrong(&e))?;
             environment.proto = proto.encode_to_vec().into();
         }
-        let streaming = options.streaming || job.submission().unbounded;
-        let store = options.state_backend.unwrap_or(self.config.state_backend).store(streaming);
+        let store = options.state_backend.unwrap_or(self.config.state_backend).store();
         let plan = postcard::to_stdvec(&plan).map_err(|e| format!("the plan cannot be encoded: {e}"))?;
         let workers = match options.parallelism {
             Some(parallelism) => parallelism.get().div_ceil(count),

@@ -1,17 +1,127 @@
 //! The store in memory.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Write as _};
 use std::ops::Bound;
 use std::path::Path;
 
 use bytes::Bytes;
 
 use super::store::{Store, StoreError, Write, WriteBatch};
+use crate::memory::Reservation;
+
+/// The one file of a snapshot: [`MAGIC`], then keys and values, each behind its length as four bytes, little endian.
+const SNAPSHOT: &str = "entries";
+const MAGIC: &[u8; 8] = b"ferromem";
+
+/// What an entry takes besides its bytes, about.
+const ENTRY: usize = 96;
 
 /// An ordered map in memory.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     entries: BTreeMap<Bytes, Bytes>,
+    size: usize,
+    /// `None`: its memory is not counted.
+    reservation: Option<Reservation>,
+    is_over: bool,
+}
+
+impl MemoryStore {
+    /// An empty store whose memory is counted, so that others spill sooner.
+    pub(super) fn counted(reservation: Reservation) -> MemoryStore {
+        MemoryStore { reservation: Some(reservation), ..MemoryStore::default() }
+    }
+
+    /// Whether it holds more than its budget has room for.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// Takes everything out.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = (Bytes, Bytes)> {
+        self.size = 0;
+        self.count();
+        std::mem::take(&mut self.entries).into_iter()
+    }
+
+    fn count(&mut self) {
+        let Some(reservation) = &mut self.reservation else { return };
+        let held = reservation.held();
+        if self.size <= held {
+            reservation.shrink(held - self.size);
+            self.is_over = false;
+        } else {
+            self.is_over = !reservation.try_grow(self.size - held);
+            if self.is_over {
+                reservation.force_grow(self.size - held);
+            }
+        }
+    }
+
+    fn put(&mut self, key: Bytes, value: Bytes) {
+        let key_size = key.len() + ENTRY;
+        self.size += key_size + value.len();
+        if let Some(old) = self.entries.insert(key, value) {
+            self.size -= key_size + old.len();
+        }
+    }
+
+    fn remove(&mut self, key: &[u8]) {
+        if let Some(old) = self.entries.remove(key) {
+            self.size -= key.len() + ENTRY + old.len();
+        }
+    }
+
+    fn write_snapshot(&self, into: &Path) -> io::Result<()> {
+        fs::create_dir(into)?;
+        let mut file = BufWriter::new(File::create_new(into.join(SNAPSHOT))?);
+        file.write_all(MAGIC)?;
+        for part in self.entries.iter().flat_map(|(key, value)| [key, value]) {
+            let length = u32::try_from(part.len()).map_err(|_| io::Error::other("a record is too long"))?;
+            file.write_all(&length.to_le_bytes())?;
+            file.write_all(part)?;
+        }
+        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+    }
+}
+
+/// Whether a folder is a snapshot of a store in memory.
+pub(super) fn is_snapshot(folder: &Path) -> bool {
+    folder.join(SNAPSHOT).is_file()
+}
+
+/// Reads what a snapshot of a store in memory holds.
+pub(super) fn read_snapshot(
+    folder: &Path,
+    visit: &mut dyn FnMut(Bytes, Bytes) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let failed = |error: io::Error| StoreError { doing: "read a snapshot", why: error.to_string() };
+    let file = File::open(folder.join(SNAPSHOT)).map_err(failed)?;
+    let mut left = file.metadata().map_err(failed)?.len();
+    let mut file = BufReader::new(file);
+    let mut take = |length: usize| {
+        left = left.checked_sub(length as u64).ok_or_else(|| failed(io::ErrorKind::UnexpectedEof.into()))?;
+        let mut bytes = vec![0; length];
+        file.read_exact(&mut bytes).map_err(failed)?;
+        Ok((Bytes::from(bytes), left == 0))
+    };
+    let (magic, mut at_end) = take(MAGIC.len())?;
+    if *magic != *MAGIC {
+        return Err(failed(io::Error::other(format!("{} is none of ours", folder.display()))));
+    }
+    let mut part = || {
+        let length = take(4)?.0.iter().rev().fold(0, |length, byte| length << 8 | usize::from(*byte));
+        take(length)
+    };
+    while !at_end {
+        let (key, _) = part()?;
+        let value;
+        (value, at_end) = part()?;
+        visit(key, value)?;
+    }
+    Ok(())
 }
 
 impl Store for MemoryStore {
@@ -40,25 +150,20 @@ impl Store for MemoryStore {
     fn write(&mut self, batch: WriteBatch) -> Result<(), StoreError> {
         for write in batch.writes {
             match write {
-                Write::Put(key, value) => {
-                    self.entries.insert(key, value);
-                }
-                Write::Delete(key) => {
-                    self.entries.remove(&key);
-                }
+                Write::Put(key, value) => self.put(key, value),
+                Write::Delete(key) => self.remove(&key),
                 Write::DeleteRange(from, to) if from < to => {
                     let doomed: Vec<Bytes> = self.entries.range(from..to).map(|(key, _)| key.clone()).collect();
-                    for key in doomed {
-                        self.entries.remove(&key);
-                    }
+                    doomed.iter().for_each(|key| self.remove(key));
                 }
                 Write::DeleteRange(..) => {}
             }
         }
+        self.count();
         Ok(())
     }
 
-    fn snapshot(&self, _into: &Path) -> Result<(), StoreError> {
-        Err(StoreError { doing: "write a snapshot", why: "not there yet".into() })
+    fn snapshot(&self, into: &Path) -> Result<(), StoreError> {
+        self.write_snapshot(into).map_err(|error| StoreError { doing: "write a snapshot", why: error.to_string() })
     }
 }

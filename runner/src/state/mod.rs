@@ -7,18 +7,27 @@
 
 mod bag;
 mod bundle;
+mod growing;
 mod items;
 mod keyed;
 mod layout;
 mod memory;
 mod position;
+mod rocks;
 mod store;
 mod timers;
 
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
+
+use bytes::Bytes;
+
 use crate::memory::Budget;
+
+use growing::GrowingStore;
+use store::Filler;
 
 pub use bundle::BundleState;
 pub use keyed::{Buffered, Changes, Expiry, KeyedState, Unsorted};
@@ -32,10 +41,12 @@ pub(crate) use timers::first_time;
 /// Which store a job keeps its state in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StoreKind {
-    /// In memory.
+    /// In memory while the budget has room, then in RocksDB.
     #[default]
+    Auto,
+    /// In memory, whatever the budget says.
     Memory,
-    /// RocksDB, in the job's folder.
+    /// In RocksDB, in the job's folder.
     RocksDb,
 }
 
@@ -43,20 +54,45 @@ pub enum StoreKind {
 #[derive(Clone, Debug)]
 pub struct Stores {
     kind: StoreKind,
-    _budget: Budget,
+    budget: Budget,
+    disk: rocks::Shared,
 }
 
 impl Stores {
     /// Stores of one kind, within the job's budget, in its folder.
     pub fn new(kind: StoreKind, budget: &Budget) -> Stores {
-        Stores { kind, _budget: budget.clone() }
+        Stores { kind, budget: budget.clone(), disk: rocks::Shared::new(budget) }
     }
 
-    /// A new, empty store; `name` is unique in the process (stage and worker).
-    pub fn open(&self, _name: &str) -> Result<Box<dyn Store>, StoreError> {
-        match self.kind {
-            StoreKind::Memory => Ok(Box::new(MemoryStore::default())),
-            StoreKind::RocksDb => Err(StoreError { doing: "open", why: "RocksDB is not there yet".into() }),
+    /// A new, empty store; `name` tells in the job's folder what it is of (stage and worker).
+    pub fn open(&self, name: &str) -> Result<Box<dyn Store>, StoreError> {
+        let memory = || MemoryStore::counted(self.budget.reserve());
+        Ok(match self.kind {
+            StoreKind::Auto => {
+                Box::new(GrowingStore::Memory { store: memory(), name: name.to_owned(), disk: self.disk.clone() })
+            }
+            StoreKind::Memory => Box::new(memory()),
+            StoreKind::RocksDb => Box::new(self.disk.open(name, None)?),
+        })
+    }
+
+    /// A new store that holds what a snapshot does. The snapshot may be of a store of another kind, and stays as it is.
+    pub fn restore(&self, name: &str, snapshot: &Path) -> Result<Box<dyn Store>, StoreError> {
+        if memory::is_snapshot(snapshot) {
+            let mut filler = Filler::new(self.open(name)?);
+            memory::read_snapshot(snapshot, &mut |key, value| filler.put(key, value))?;
+            return filler.finish();
         }
+        let stored = self.disk.open(name, Some(snapshot))?;
+        if self.kind != StoreKind::Memory {
+            return Ok(Box::new(stored));
+        }
+        let mut filler = Filler::new(self.open(name)?);
+        let mut put = Ok(());
+        stored.scan(&[], None, &mut |key, value| {
+            put = filler.put(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+            put.is_ok()
+        })?;
+        put.and_then(|()| filler.finish())
     }
 }

@@ -22,8 +22,32 @@ pub trait Store: Send {
     /// Does all of it or nothing.
     fn write(&mut self, batch: WriteBatch) -> Result<(), StoreError>;
 
-    /// Writes all that the store holds now into a new folder, from which a store of the same kind can be opened.
+    /// Writes all that the store holds now into a new folder, which must not be there yet.
+    /// [`super::Stores::restore`] makes a store of it.
     fn snapshot(&self, into: &Path) -> Result<(), StoreError>;
+}
+
+impl<S: Store + ?Sized> Store for Box<S> {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        (**self).get(key)
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        (**self).scan(from, to, visit)
+    }
+
+    fn write(&mut self, batch: WriteBatch) -> Result<(), StoreError> {
+        (**self).write(batch)
+    }
+
+    fn snapshot(&self, into: &Path) -> Result<(), StoreError> {
+        (**self).snapshot(into)
+    }
 }
 
 /// Changes that belong together, in order: later ones win.
@@ -60,6 +84,37 @@ impl WriteBatch {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()
+    }
+}
+
+/// Fills a store with many entries, a batch at a time.
+pub(super) struct Filler<S> {
+    store: S,
+    batch: WriteBatch,
+    size: usize,
+}
+
+impl<S: Store> Filler<S> {
+    /// Bytes that are written at once.
+    const BATCH: usize = 1 << 20;
+
+    pub(super) fn new(store: S) -> Filler<S> {
+        Filler { store, batch: WriteBatch::default(), size: 0 }
+    }
+
+    pub(super) fn put(&mut self, key: Bytes, value: Bytes) -> Result<(), StoreError> {
+        self.size += key.len() + value.len();
+        self.batch.put(key, value);
+        if self.size < Self::BATCH {
+            return Ok(());
+        }
+        self.size = 0;
+        self.store.write(std::mem::take(&mut self.batch))
+    }
+
+    pub(super) fn finish(mut self) -> Result<S, StoreError> {
+        self.store.write(self.batch)?;
+        Ok(self.store)
     }
 }
 

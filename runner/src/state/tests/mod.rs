@@ -2,6 +2,7 @@
 
 mod cells;
 mod model;
+mod stores;
 mod timers;
 
 use bytes::Bytes;
@@ -12,11 +13,14 @@ use crate::memory::Budget;
 use crate::plan::{Keyed, StateCell, StateKind, TimeDomain, TimerFamily};
 use crate::windowing::WindowCoder;
 
-use super::{KeyedState, MemoryStore, Store};
+use super::{KeyedState, Store, StoreKind, Stores};
 
-/// A new store of every kind.
+/// A new store of every kind, and one that is in memory at first and soon no more.
 fn stores() -> Vec<Box<dyn Store>> {
-    vec![Box::new(MemoryStore::default())]
+    let tight = Budget::with_floor(500, 500, std::env::temp_dir());
+    let kinds = [StoreKind::Auto, StoreKind::Memory, StoreKind::RocksDb];
+    let roomy = kinds.into_iter().map(|kind| Stores::new(kind, &budget()));
+    roomy.chain([Stores::new(StoreKind::Auto, &tight)]).map(|stores| stores.open("test").unwrap()).collect()
 }
 
 fn budget() -> Budget {
