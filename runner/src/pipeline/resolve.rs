@@ -140,8 +140,21 @@ fn may_lift(transform: &pb::PTransform, components: &pb::Components) -> bool {
     matches!(payload, Some(Ok(payload)) if !payload.accumulator_coder_id.is_empty())
         && (!transform.environment_id.is_empty() || components.environments.len() == 1)
         && strategy(input, components).is_some_and(|strategy| {
-            trigger::trigger(strategy.trigger.as_ref()).is_ok_and(|trigger| trigger::allows_lifting(&trigger))
+            (keeps_timestamps(strategy) || is_bounded(input, components))
+                && trigger::trigger(strategy.trigger.as_ref()).is_ok_and(|trigger| trigger::allows_lifting(&trigger))
         })
+}
+
+/// Whether combining elements before they are grouped leaves the timestamp of the pane as it would be. An accumulator
+/// of elements that the watermark has passed and others that it has not is late as a whole if it takes the earliest of
+/// their timestamps.
+fn keeps_timestamps(strategy: &pb::WindowingStrategy) -> bool {
+    strategy.output_time() == pb::output_time::Enum::EndOfWindow
+}
+
+fn is_bounded(pcollection: &str, components: &pb::Components) -> bool {
+    let said = components.pcollections.get(pcollection).map(pb::PCollection::is_bounded);
+    said == Some(pb::is_bounded::Enum::Bounded)
 }
 
 /// Whether a redistribution changes nothing but where elements are.

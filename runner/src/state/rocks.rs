@@ -205,7 +205,7 @@ impl Store for RocksStore {
                 Write::DeleteRange(..) => {}
             }
         }
-        self.db.write_opt(&writes, &self.without_log).map_err(|error| failed("write", error))
+        self.db.write_opt(writes, &self.without_log).map_err(|error| failed("write", error))
     }
 
     fn snapshot(&self, into: &Path) -> Result<(), StoreError> {
