@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
@@ -24,6 +25,13 @@ use tokio::process::{Child, Command};
 /// A Python that has apache-beam.
 fn python() -> String {
     std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned())
+}
+
+/// What Beam's pool of processes starts is the `python` that comes first here.
+fn path() -> OsString {
+    let own = Path::new(&python()).parent().map(Path::to_owned);
+    let inherited = std::env::var_os("PATH").unwrap_or_default();
+    std::env::join_paths(own.into_iter().chain(std::env::split_paths(&inherited))).unwrap()
 }
 
 fn python_file(name: &str) -> PathBuf {
@@ -424,6 +432,7 @@ async fn worker_pool(kind: &str) -> WorkerPool {
     let mut child = Command::new(python())
         .arg(python_file("pool.py"))
         .arg(kind)
+        .env("PATH", path())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
