@@ -76,8 +76,8 @@ fn workspace_tests(report: &mut run::Report) -> Result<()> {
 }
 
 fn suites(options: &Options, report: &mut run::Report) -> Result<()> {
-    // The whole workspace, as for its tests: alone, it would have dependencies with fewer features and compile them anew.
-    show(cargo()?.args(["build", "--profile", "ci", "--workspace"]))?;
+    // With the tests, which were just built: alone, it has dependencies with fewer features, and they are compiled anew.
+    show(cargo()?.args(["build", "--profile", "ci", "--workspace", "--bins", "--tests"]))?;
     if options.suite.is_empty() || options.suite.contains(&Suite::Java) {
         packages(&[("javac", "default-jdk-headless"), ("mvn", "maven")])?;
     }
