@@ -16,7 +16,15 @@ pub trait Clock: Send + Sync {
 
     /// When a timer that an SDK set for `due`, by its own clock, is due by this one.
     fn of_sdk(&self, due: Timestamp) -> Timestamp;
+
+    /// How many milliseconds after an element came everything is here that was sent with it, the watermark too:
+    /// synchronized processing time lags behind this clock by so much.
+    fn settling(&self) -> i64;
 }
+
+/// The watermark that an upstream operator moves when it has sent a pane takes a few rounds of the workers to get here,
+/// each well below a millisecond. A pipeline that waits for processing time does not notice.
+const SETTLING: i64 = 10;
 
 /// The machine's clock.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,6 +43,10 @@ impl Clock for WallClock {
 
     fn of_sdk(&self, due: Timestamp) -> Timestamp {
         due
+    }
+
+    fn settling(&self) -> i64 {
+        SETTLING
     }
 }
 
@@ -77,5 +89,10 @@ impl Clock for TestClock {
     fn of_sdk(&self, due: Timestamp) -> Timestamp {
         let ahead = due.0.saturating_sub(WallClock.now().0);
         Timestamp(self.now().0.saturating_add(ahead).min(Timestamp::MAX.0))
+    }
+
+    /// A clock that stands still would never get past an arrival.
+    fn settling(&self) -> i64 {
+        0
     }
 }

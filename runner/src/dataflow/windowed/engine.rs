@@ -50,9 +50,10 @@ pub(super) enum Progress {
 }
 
 impl Engine {
-    pub(super) fn new(grouping: &Grouping, store: Box<dyn Store>) -> Engine {
+    /// `settling`: as [`crate::clock::Clock::settling`] says.
+    pub(super) fn new(grouping: &Grouping, store: Box<dyn Store>, settling: i64) -> Engine {
         let windowing = grouping.windowing.clone();
-        let machine = TriggerMachine::new(&windowing.trigger, windowing.merging != Merging::None);
+        let machine = TriggerMachine::settling(&windowing.trigger, windowing.merging != Merging::None, settling);
         Engine {
             input: grouping.input.clone(),
             counts: windowing.trigger.counts_elements(),

@@ -16,6 +16,9 @@
 //! holds nothing; its pane gets the window's end for a timestamp, which may be late downstream too. It is never late
 //! beyond what the window allows, because the output watermark waits for the windows that expire.
 //!
+//! When both have moved on, the watermark goes before the clock: a pane of synchronized processing time leaves with what
+//! was sent upstream at the same moment, and the last pane of an upstream window comes with the watermark that ends it.
+//!
 //! Work of an epoch is done in it: input of later epochs waits, and the operator steps on when its input has, nothing is
 //! left to do and the clock shows nothing that is due. Windows stay open across epochs; what they hold moves along.
 //!
@@ -101,7 +104,7 @@ pub(crate) fn build<'scope>(
         Ok(store) => (store, None),
         Err(error) => (Box::new(MemoryStore::default()) as Box<dyn Store>, Some(Trouble::from(error))),
     };
-    let engine = Engine::new(&grouping, store);
+    let engine = Engine::new(&grouping, store, means.clock.settling());
     let ends = (scope.activator_for(address), flow, reporter);
     let mut operator = Operator::new(grouping, engine, merges, (means.clock, means.observer), output, ends);
     if let Some(trouble) = trouble {

@@ -190,12 +190,13 @@ impl Operator {
                 self.take(now)?;
                 continue;
             }
-            if self.engine.wake_by_clock(now, &mut self.sink)? == Progress::Paused {
-                return Ok(Progress::Paused);
-            }
-            // Before the next epoch: what the watermark ends in one belongs to it. It is past nothing that waits.
+            // Before the next epoch: what the watermark ends in one belongs to it. It is past nothing that waits. And
+            // before the clock: a window that has ended fires on time.
             self.engine.watermark = self.engine.watermark.max(self.reached(frontier));
             if self.engine.wake_by_watermark(now, &mut self.sink)? == Progress::Paused {
+                return Ok(Progress::Paused);
+            }
+            if self.engine.wake_by_clock(now, &mut self.sink)? == Progress::Paused {
                 return Ok(Progress::Paused);
             }
             let Some(next) = self.next_epoch(frontier) else { return Ok(Progress::Done) };

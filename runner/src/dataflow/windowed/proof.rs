@@ -423,3 +423,14 @@ fn epochs_end_while_windows_are_open() {
     assert_eq!(records.panes[0].values, [0, 1]);
     assert!(records.epochs.contains(&3), "{:?}", records.epochs);
 }
+
+#[test]
+fn a_window_that_has_ended_fires_on_time_though_the_clock_has_moved_too() {
+    // The watermark takes a round to reach the grouping, and the clock does not: it sees both at once.
+    let script = vec![Step::Elements(vec![(1, 5)]), Step::Watermark(25), Step::Clock(7)];
+    let trigger = Trigger::Repeat(Box::new(Trigger::AfterProcessingTime(vec![TimestampTransform::Delay(7)])));
+    let windowing = Windowing { trigger, ..Windowing::plain(WindowCoder::Interval, Merging::None) };
+    let records = run(1, &[script], &windowing, Mode::Fixed);
+    let panes: Vec<_> = records.panes.iter().map(|pane| (pane.info.timing, &pane.values[..])).collect();
+    assert_eq!(panes, [(Timing::OnTime, &[0][..])]);
+}

@@ -36,6 +36,8 @@ pub struct TriggerMachine {
     nodes: Vec<Node>,
     /// Windows may merge, so a part that has finished may come to life again and must be kept up to date.
     merging: bool,
+    /// How long after its arrival an element is in step with what upstream sent beside it, in milliseconds.
+    settling: i64,
 }
 
 #[derive(Clone, Debug)]
@@ -69,7 +71,12 @@ enum Kind {
 impl TriggerMachine {
     /// The machine of `trigger`, for windows that may merge or not.
     pub fn new(trigger: &Trigger, merging: bool) -> TriggerMachine {
-        let mut machine = TriggerMachine { nodes: Vec::new(), merging };
+        TriggerMachine::settling(trigger, merging, 0)
+    }
+
+    /// The same, where synchronized processing time passes an arrival only `settling` milliseconds later.
+    pub fn settling(trigger: &Trigger, merging: bool, settling: i64) -> TriggerMachine {
+        let mut machine = TriggerMachine { nodes: Vec::new(), merging, settling };
         machine.add(trigger);
         machine
     }
@@ -86,8 +93,10 @@ impl TriggerMachine {
                 (Kind::EarlyAndLate, std::iter::once(early).chain(late.as_deref()).collect())
             }
             Trigger::AfterProcessingTime(steps) => (Kind::ProcessingTime(steps.clone()), Vec::new()),
-            // What came upstream by the time of the arrival is here when the element is.
-            Trigger::AfterSynchronizedProcessingTime => (Kind::ProcessingTime(Vec::new()), Vec::new()),
+            // Data travels without delay, so what came upstream by the time of the arrival is here soon after it.
+            Trigger::AfterSynchronizedProcessingTime => {
+                (Kind::ProcessingTime(vec![TimestampTransform::Delay(self.settling)]), Vec::new())
+            }
             Trigger::Default => (Kind::Default, Vec::new()),
             Trigger::ElementCount(count) => (Kind::Count(*count), Vec::new()),
             Trigger::Never => (Kind::Never, Vec::new()),

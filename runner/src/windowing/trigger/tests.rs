@@ -106,6 +106,10 @@ fn processing_time_is_reckoned_from_the_first_element_of_the_pane() {
     assert_eq!(play(&repeat(delay(10)), "e t9 e t1 t20 e t9 t1"), "...F...F");
     assert_eq!(play(&AfterSynchronizedProcessingTime, "t5 e"), ".X");
     assert_eq!(play(&repeat(AfterSynchronizedProcessingTime), "e e"), "FF");
+    let trigger = repeat(AfterSynchronizedProcessingTime);
+    let mut window = Window::new(&trigger, false);
+    window.machine = TriggerMachine::settling(&trigger, false, 10);
+    assert_eq!(window.play("e t9 t1 e t3 e t7"), "..F...F");
 }
 
 #[test]

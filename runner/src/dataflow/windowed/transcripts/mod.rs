@@ -90,7 +90,12 @@ fn kv(value: WireCoder) -> WireCoder {
 }
 
 impl Transcript {
-    fn new(assign: Assign, mut windowing: Windowing) -> Transcript {
+    fn new(assign: Assign, windowing: Windowing) -> Transcript {
+        Transcript::settling(assign, windowing, 0)
+    }
+
+    /// Synchronized processing time lags behind by so much.
+    fn settling(assign: Assign, mut windowing: Windowing, settling: i64) -> Transcript {
         (windowing.window_coder, windowing.merging) = match assign {
             Assign::Global => (WindowCoder::Global, Merging::None),
             Assign::Fixed(_) => (WindowCoder::Interval, Merging::None),
@@ -107,7 +112,7 @@ impl Transcript {
             budget,
             iterables: Arc::clone(&iterables),
         };
-        let engine = Engine::new(&grouping, Box::new(MemoryStore::default()));
+        let engine = Engine::new(&grouping, Box::new(MemoryStore::default()), settling);
         Transcript { assign, engine, out: Panes::default(), now: Timestamp(1000), iterables, _folder: folder }
     }
 

@@ -163,6 +163,20 @@ fn values_of_large_sessions_that_merge_are_kept() {
 }
 
 #[test]
+fn the_last_pane_of_an_upstream_window_is_no_early_one_here() {
+    let synchronized = repeat(Trigger::AfterSynchronizedProcessingTime);
+    let mut t = Transcript::settling(Assign::Fixed(10), accumulating(synchronized, 0), 5);
+    assert_eq!(t.input(&[1]), NOTHING);
+    assert_eq!(t.clock(4), NOTHING);
+    assert_eq!(t.clock(1), ["0..10 [1] @9 Early 0"]);
+    // The next pane comes when its window has ended, a moment before the watermark that says so.
+    assert_eq!(t.input(&[1]), NOTHING);
+    assert_eq!(t.watermark(10), ["0..10 [1, 1] @9 OnTime 1/0 last"]);
+    assert_eq!(t.clock(5), NOTHING);
+    t.assert_empty();
+}
+
+#[test]
 fn without_room_nothing_is_lost() {
     let mut t = Transcript::fixed(10, discarding(repeat(Trigger::AfterSynchronizedProcessingTime), 0));
     let timestamps: Vec<i64> = (0..400).map(|at| at * 10).collect();
