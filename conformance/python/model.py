@@ -28,6 +28,8 @@ from apache_beam.utils.windowed_value import PaneInfoTiming
 FOREVER = sys.maxsize
 # What a job's user code saw, by the name of its test.
 SEEN = collections.defaultdict(list)
+# The elements that it waits for.
+WAITING = collections.defaultdict(list)
 LIMIT = 60
 
 
@@ -90,6 +92,15 @@ def see(name, value):
   return value
 
 
+def wait(name, element):
+  """Takes two seconds, and sees how many elements do at once."""
+  WAITING[name].append(element)
+  see(name, len(WAITING[name]))
+  time.sleep(2)
+  WAITING[name].remove(element)
+  return element
+
+
 class Model(unittest.TestCase):
   """The tests; those with an end of their own run the whole pipeline, the others drain it."""
   maxDiff = 2000
@@ -137,6 +148,14 @@ class Model(unittest.TestCase):
 
   def test_dynamic_split_unbounded(self):
     self.split(SlowlyWithoutBound())
+
+  def test_slow_elements_run_side_by_side(self):
+    name, elements = self.name, list(range(40))
+    self.addCleanup(WAITING.pop, name, None)
+    with self.pipeline() as p:
+      waited = p | beam.Create(elements) | beam.Reshuffle() | beam.Map(lambda element: wait(name, element))
+      assert_that(waited, equal_to(elements))
+    self.assertGreater(max(SEEN[name]), 10, 'so many at once')
 
   # Sources without an end, and drain.
 

@@ -37,8 +37,6 @@ pub(crate) struct Stage {
     side_input_tokens: Vec<(usize, CacheToken)>,
     /// Its transforms keep state by key, which a harness may cache.
     pub(crate) keeps_state: bool,
-    /// It can be asked to hand work back.
-    pub(crate) splittable: bool,
     /// The transforms that take the stage's input: the ones whose work can be handed back.
     heads: BTreeSet<String>,
     transform_names: HashMap<String, String>,
@@ -117,7 +115,6 @@ impl Stage {
             outputs,
             timers,
             keeps_state: stage.keyed.as_ref().is_some_and(|keyed| !keyed.states.is_empty()),
-            splittable: stage.splittable,
             heads,
             side_input_tokens: side_input_tokens(stage, &descriptor_id),
             transform_names: stage.transforms.iter().cloned().collect(),

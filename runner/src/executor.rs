@@ -54,8 +54,9 @@ pub trait Bundle: Send {
     /// No more input will come; the bundle may complete.
     fn close(&mut self);
     /// Asks the SDK to keep no more than `fraction` of the work that remains and to hand back the rest, which then
-    /// comes with [`BundleDone`]: 0 ends the bundle as soon as the SDK can. Best effort, for splittable stages after
-    /// [`Bundle::close`]; never blocks.
+    /// comes with [`BundleDone`]: 0 ends the bundle as soon as the SDK can. Best effort, for stages without keys, after
+    /// [`Bundle::close`]; never blocks. Elements that were not begun come back whole; those of splittable stages also
+    /// in parts.
     fn split(&mut self, fraction: f64);
 }
 

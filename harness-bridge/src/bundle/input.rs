@@ -58,7 +58,7 @@ pub(crate) struct Input {
     pending_bytes: usize,
     small: BytesMut,
     closed: bool,
-    /// For a stage that can be split, all batches that were pushed.
+    /// All batches that were pushed: a part of them may come back.
     kept: Vec<Batch>,
 }
 
@@ -191,9 +191,7 @@ impl Input {
     }
 
     fn take_in(&mut self, push: Push) -> Result<(), Stopped> {
-        if let Push::Batch(batch) = &push
-            && self.stage.splittable
-        {
+        if let Push::Batch(batch) = &push {
             self.kept.push(batch.clone());
         }
         match push {

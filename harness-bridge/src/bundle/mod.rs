@@ -48,7 +48,7 @@ impl StageExecutor for Executor {
         let told = Told(Some(request.completion));
         match self.shared.stage(request.stage) {
             Some(stage) => {
-                let splittable = stage.splittable;
+                let splittable = request.partition.is_none();
                 let bundle = run::Opened {
                     stage,
                     partition: request.partition,
@@ -78,7 +78,7 @@ impl StageExecutor for Executor {
 
 struct Open {
     pushes: mpsc::UnboundedSender<Push>,
-    /// For a stage that can be split.
+    /// For a bundle that can be split: where there are keys, the order of their elements stays.
     wishes: Option<mpsc::UnboundedSender<Wish>>,
     /// Elements so far.
     pushed: u64,

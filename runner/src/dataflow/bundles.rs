@@ -43,6 +43,9 @@ pub(crate) struct Bundles {
 struct Open {
     moment: Moment,
     input: Vec<Input>,
+    /// When this try began.
+    began: Instant,
+    /// When it was last asked to split, or began.
     since: Instant,
     failures: u32,
     /// `None` while it waits to be run again.
@@ -64,6 +67,10 @@ pub(crate) struct Finished {
     /// As [`Bundles::start`] gave it.
     pub(crate) id: u64,
     pub(crate) moment: Moment,
+    /// How many elements it was given.
+    pub(crate) elements: usize,
+    /// How long its last try was open.
+    pub(crate) took: Duration,
     pub(crate) done: BundleDone,
 }
 
@@ -109,12 +116,12 @@ impl Bundles {
         }
     }
 
-    /// How many more bundles may be opened now.
-    pub(crate) fn free(&self) -> usize {
-        if self.failed { 0 } else { self.limit().saturating_sub(self.open.len()) }
+    /// How many more bundles may be opened now, if `slots` may be open at once.
+    pub(crate) fn free(&self, slots: usize) -> usize {
+        if self.failed { 0 } else { slots.saturating_sub(self.open.len()) }
     }
 
-    /// How many bundles may be open at once.
+    /// How many bundles keep the harnesses busy.
     pub(crate) fn limit(&self) -> usize {
         self.job.executor.bundles_in_flight(self.stage).max(1)
     }
@@ -144,8 +151,9 @@ impl Bundles {
         let id = self.next;
         self.next += 1;
         let bundle = self.run(id, &input);
-        let since = Instant::now();
-        self.open.insert(id, Open { moment, input, since, failures: 0, bundle: Some(bundle), again: None });
+        let now = Instant::now();
+        let open = Open { moment, input, began: now, since: now, failures: 0, bundle: Some(bundle), again: None };
+        self.open.insert(id, open);
         id
     }
 
@@ -199,7 +207,10 @@ impl Bundles {
         while let Ok((id, result)) = self.ended.try_recv() {
             let Some(mut open) = self.open.remove(&id) else { continue };
             match result {
-                Ok(done) => return Some(Finished { id, moment: open.moment, done }),
+                Ok(done) => {
+                    let (elements, took) = (open.elements(), open.began.elapsed());
+                    return Some(Finished { id, moment: open.moment, elements, took, done });
+                }
                 Err(error) if error.retry && open.failures < self.job.settings.retries => {
                     open.failures += 1;
                     let wait = backoff(self.job.settings.retry_delay, open.failures - 1);
@@ -238,7 +249,7 @@ impl Bundles {
         for id in due {
             let Some(mut open) = self.open.remove(&id) else { continue };
             open.bundle = Some(self.run(id, &open.input));
-            open.since = now;
+            (open.began, open.since) = (now, now);
             open.again = None;
             self.open.insert(id, open);
         }
@@ -259,6 +270,16 @@ impl Bundles {
             ),
             environment: error.environment,
         }
+    }
+}
+
+impl Open {
+    fn elements(&self) -> usize {
+        let elements = self.input.iter().map(|input| match input {
+            Input::Elements(batch) => batch.len(),
+            Input::Timers(..) => 0,
+        });
+        elements.sum()
     }
 }
 

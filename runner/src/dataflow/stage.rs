@@ -36,6 +36,11 @@ use crate::executor::Residual;
 use crate::plan::StageId;
 use crate::time::{self, Moment, Timestamp};
 
+/// Elements that take longer on the average stand for much work each, or wait for something.
+const SLOW: Duration = Duration::from_secs(1);
+/// Bundles of such elements that a worker keeps open, each with one. They cost little but a thread of the harness;
+/// environments that want fewer have a limit of their own.
+const SLOW_BUNDLES: usize = 32;
 /// How long a bundle of a bounded source may run before it is asked for half of its work, if a slot idles.
 const WORTH_SPLITTING: Duration = Duration::from_millis(250);
 
@@ -78,6 +83,7 @@ pub(crate) fn build<'scope>(
         truncation: plan.splittable.then(|| Truncation::new(plan.truncate.map(bundles), unbounded, &job.budget)),
         splittable: plan.splittable,
         unbounded,
+        slow: false,
         job: job.clone(),
         stage,
         queues: BTreeMap::new(),
@@ -119,6 +125,8 @@ struct Operator {
     splittable: bool,
     /// Some output is.
     unbounded: bool,
+    /// The elements of the last bundle were.
+    slow: bool,
     bundles: Bundles,
     /// Of a splittable stage: shortens its work when the job drains.
     truncation: Option<Truncation>,
@@ -206,7 +214,11 @@ impl Operator {
     }
 
     fn finish(&mut self, finished: Finished) {
-        let Finished { id, moment, done } = finished;
+        let Finished { id, moment, elements, took, done } = finished;
+        if !self.splittable {
+            let processed = elements.saturating_sub(done.residuals.len()).max(1);
+            self.slow = took / u32::try_from(processed).unwrap_or(u32::MAX) >= SLOW;
+        }
         let whole = self.truncation.as_ref().is_some_and(|truncation| truncation.is_before(id));
         for residual in done.residuals {
             self.postpone(moment, residual, whole);
@@ -219,7 +231,7 @@ impl Operator {
         self.emissions.push(moment, done.outputs);
     }
 
-    /// Takes back a part of a splittable element. `whole`: when the job drains, it is still to be truncated.
+    /// Takes back an element, or a part of a splittable one. `whole`: when the job drains, it is still to be truncated.
     fn postpone(&mut self, moment: Moment, residual: Residual, whole: bool) {
         let moment = Moment {
             epoch: moment.epoch.max(self.reached),
@@ -283,11 +295,15 @@ impl Operator {
     fn start(&mut self, frontier: AntichainRef<Moment>) {
         loop {
             let epoch = self.epoch;
-            while self.bundles.free() > 0
+            let slots = if self.slow { self.bundles.limit().max(SLOW_BUNDLES) } else { self.bundles.limit() };
+            while self.bundles.free(slots) > 0
                 && let Some(queue) = self.queues.get_mut(&epoch)
             {
-                let elements = bundle_size(queue.elements(), self.bundles.limit(), self.splittable)
-                    .min(self.job.settings.max_bundle_elements);
+                let elements = match self.slow {
+                    true => 1,
+                    false => bundle_size(queue.elements(), slots, self.splittable),
+                };
+                let elements = elements.min(self.job.settings.max_bundle_elements);
                 match queue.take(elements, self.job.settings.max_bundle_bytes) {
                     Ok(Some(taken)) => {
                         self.bundles.start(taken.moment, taken.batches);
@@ -323,15 +339,21 @@ impl Operator {
         }
     }
 
-    /// Asks bundles that go on for long to hand back work.
+    /// Asks bundles that go on for long to hand back work. Ordinary elements that are slow are to run side by side.
     fn split(&mut self) {
-        if !self.splittable || !self.bundles.busy() {
+        if !self.bundles.busy() {
+            return;
+        }
+        if !self.splittable {
+            if let Some(next) = self.bundles.split_older(2 * SLOW, 0.0) {
+                self.activator.activate_after(next.max(Duration::from_millis(1)));
+            }
             return;
         }
         let hand_back = self.unbounded || self.reached > self.epoch || self.job.drain.requested();
         let next = if hand_back {
             self.bundles.split_older(self.job.settings.max_bundle_time, 0.0)
-        } else if self.bundles.free() > 0 && self.queues.is_empty() {
+        } else if self.bundles.free(self.bundles.limit()) > 0 && self.queues.is_empty() {
             self.bundles.split_older(WORTH_SPLITTING, 0.5)
         } else {
             None

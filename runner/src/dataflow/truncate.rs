@@ -68,7 +68,7 @@ impl Truncation {
         if bundles.failed() {
             return Ok(None);
         }
-        while bundles.free() > 0
+        while bundles.free(bundles.limit()) > 0
             && let Some(taken) = self.whole.take(usize::MAX, max_bytes)?
         {
             bundles.start(taken.moment, taken.batches);

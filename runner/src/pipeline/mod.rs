@@ -36,6 +36,7 @@ pub(crate) use graph::topological_order;
 pub use id::{CoderName, EnvironmentName, PCollectionName, TransformName, WindowingName};
 pub(crate) use keyed::coders_of_state;
 pub use refusal::Refusal;
+pub(crate) use trigger::trigger;
 pub(crate) use window::windowing;
 
 /// A pipeline that this runner can run.

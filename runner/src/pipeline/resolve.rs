@@ -141,7 +141,7 @@ fn may_lift(transform: &pb::PTransform, components: &pb::Components) -> bool {
         && (!transform.environment_id.is_empty() || components.environments.len() == 1)
         && strategy(input, components).is_some_and(|strategy| {
             (keeps_timestamps(strategy) || is_bounded(input, components))
-                && trigger::trigger(strategy.trigger.as_ref()).is_ok_and(|trigger| trigger::allows_lifting(&trigger))
+                && trigger(strategy.trigger.as_ref()).is_ok_and(|trigger| trigger::allows_lifting(&trigger))
         })
 }
 

@@ -1,7 +1,8 @@
 //! Which collections end of themselves.
 //!
 //! SDKs say it of each, and a collection made of an unbounded one is unbounded whatever they say: Python's `assert_that`
-//! calls what it groups bounded, to be spared a check.
+//! calls what it groups bounded, to be spared a check. A TestStream's are unbounded, too: they end only when all effects
+//! of its events are over, and what waits for the end of its input is one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,12 +21,9 @@ pub(super) fn unbounded(
     for transform in transforms {
         let from_unbounded = transform.main_inputs().any(|(_, input)| unbounded.contains(input));
         for output in transform.outputs.values() {
-            let said = match pcollections.get(output).map(pb::PCollection::is_bounded) {
-                Some(Said::Unbounded) => true,
-                Some(Said::Bounded) => false,
-                Some(Said::Unspecified) | None => matches!(transform.kind, Kind::TestStream { .. }),
-            };
-            if from_unbounded || said {
+            let said = pcollections.get(output).map(pb::PCollection::is_bounded);
+            let played = matches!(transform.kind, Kind::TestStream { .. });
+            if from_unbounded || played || said == Some(Said::Unbounded) {
                 unbounded.insert(output.clone());
             }
         }

@@ -9,11 +9,18 @@
 //! alone never close one, for a joiner waits for nothing that its stage does not wait for. Side inputs may: a stage may
 //! not read what it gives, directly or through others. So whoever has side inputs joins only a stage that none of them
 //! depends on, found by a search backwards over the stages as they are at that point.
+//!
+//! What reads a side input that grows waits, before its stage, for the side windows of the elements' own windows. So it
+//! does not join a stage that gives them new windows before it reads them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::pipeline::{EnvironmentName, PCollectionName, Transform};
-use ferrobeam_proto::urns::standard_ptransforms::splittable_par_do_components as splittable;
+use ferrobeam_proto::urns::global_windows_payload;
+use ferrobeam_proto::urns::standard_ptransforms::{primitives, splittable_par_do_components as splittable};
+
+use super::bounds;
+use super::draft::Draft;
+use crate::pipeline::{EnvironmentName, PCollectionName, Transform, trigger};
 
 /// A stage as a set of transforms.
 #[derive(Debug)]
@@ -35,8 +42,10 @@ pub(super) struct Fusion {
     pub(super) stage_of: Vec<Option<usize>>,
 }
 
-/// Fuses transforms that are in topological order.
-pub(super) fn fuse(transforms: &[Transform]) -> Fusion {
+/// Fuses a draft's transforms, which are in topological order.
+pub(super) fn fuse(draft: &Draft) -> Fusion {
+    let transforms = &draft.transforms;
+    let unbounded = bounds::unbounded(transforms, &draft.pcollections);
     let producers: BTreeMap<&PCollectionName, usize> = transforms
         .iter()
         .enumerate()
@@ -54,7 +63,8 @@ pub(super) fn fuse(transforms: &[Transform]) -> Fusion {
         let giver = producers
             .get(input)
             .and_then(|producer| fusion.stage_of[*producer])
-            .filter(|stage| !transform.heads_stage && fusion.stages[*stage].environment == *environment);
+            .filter(|stage| !transform.heads_stage && fusion.stages[*stage].environment == *environment)
+            .filter(|stage| !waits_by_window(draft, &unbounded, transform) || !fusion.rewindows(draft, *stage));
         let siblings = readers.get(&(input, environment)).into_iter().flatten().copied();
         let keyed = transform.keyed.is_some();
         let alone = |stage: &FusedStage| stage.splittable || stage.keyed;
@@ -78,7 +88,25 @@ pub(super) fn fuse(transforms: &[Transform]) -> Fusion {
     fusion
 }
 
+/// Whether it reads a side input before that has ended, by the windows of its main input.
+fn waits_by_window(draft: &Draft, unbounded: &BTreeSet<PCollectionName>, transform: &Transform) -> bool {
+    let mut sides = transform.side_inputs.keys().filter_map(|local| transform.inputs.get(local));
+    sides.any(|side| {
+        let (_, strategy) = draft.windowing_of(side);
+        let trigger = trigger(strategy.trigger.as_ref());
+        let whole = !unbounded.contains(side) && trigger.is_ok_and(|trigger| trigger.waits_for_the_end());
+        let global = global_windows_payload::PROPERTIES;
+        !whole && strategy.window_fn.as_ref().is_none_or(|window_fn| window_fn.urn != global)
+    })
+}
+
 impl Fusion {
+    /// Whether elements get new windows in a stage.
+    fn rewindows(&self, draft: &Draft, stage: usize) -> bool {
+        let mut members = self.stages[stage].members.iter().map(|member| &draft.transforms[*member]);
+        members.any(|member| member.spec.urn == primitives::ASSIGN_WINDOWS)
+    }
+
     /// Whether a side input of `transform` depends on `stage`.
     fn depends(
         &self,

@@ -81,6 +81,13 @@ pub struct Collection {
     pub bounded: bool,
 }
 
+impl Collection {
+    /// Whether one who reads it as a side input has to wait for its end, because nothing fires before.
+    pub fn is_read_at_its_end(&self) -> bool {
+        self.bounded && self.windowing.trigger.waits_for_the_end()
+    }
+}
+
 /// One operator of the dataflow.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Node {
@@ -352,6 +359,6 @@ pub fn build(pipeline: &Pipeline, _options: &PlanOptions) -> Result<Plan, Refusa
     splittable::expand(&mut draft)?;
     test_stream::expand(&mut draft)?;
     transcode::insert(&mut draft)?;
-    let fusion = fuse::fuse(&draft.transforms);
+    let fusion = fuse::fuse(&draft);
     assemble::assemble(&mut draft, fusion)
 }

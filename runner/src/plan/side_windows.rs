@@ -3,7 +3,7 @@
 //! SDKs map a window by its greatest timestamp: to the window of the side input's function with that timestamp in it, for
 //! sliding windows to the first of them. The runner does the same for the functions that it knows. Java's and Python's
 //! mapping function is opaque, but for a standard window function it is always this one. For any other function the SDK
-//! is asked; not for bounded side inputs, which are complete before anything reads them.
+//! is asked; not for side inputs that are complete before anything reads them.
 
 use ferrobeam_proto::pipeline as pb;
 use ferrobeam_proto::urns;
@@ -29,7 +29,7 @@ pub(super) fn mapping(
     if let Some(known) = known(&window_fn).filter(|_| windows.window_coder == WindowCoder::Interval) {
         return Ok(known);
     }
-    if assembly.is_bounded(side) {
+    if assembly.is_bounded(side) && windows.trigger.waits_for_the_end() {
         return Ok(WindowMapping::Same);
     }
     let function = pb::ParDoPayload::decode(transform.spec.payload.clone())

@@ -50,6 +50,21 @@ impl Admission {
         !self.time_sorted && self.expirations.is_empty() && self.windowing.window_coder == WindowCoder::Global
     }
 
+    /// What the watermark has to pass before the turn of an element that waits to be sorted: what is late, but not too
+    /// late, may still go before it.
+    pub(super) fn turn(&self, timestamp: Timestamp) -> Timestamp {
+        let turn = timestamp.0.saturating_add(self.windowing.allowed_lateness);
+        Timestamp(turn.min(Timestamp::END_OF_GLOBAL_WINDOW.0))
+    }
+
+    /// Elements with timestamps before this one have their turn before `time`.
+    pub(super) fn turns_before(&self, time: Timestamp) -> Timestamp {
+        if time > Timestamp::END_OF_GLOBAL_WINDOW {
+            return time;
+        }
+        Timestamp(time.0.saturating_sub(self.windowing.allowed_lateness))
+    }
+
     /// Looks at a batch while the watermark stands at `watermark`. Notes windows in `changes`; counts in `late` the
     /// elements that were dropped.
     pub(super) fn admit(
@@ -67,6 +82,11 @@ impl Admission {
         for (index, element) in batch.elements().enumerate() {
             let view = self.coder.parse(element)?;
             let (key, _) = self.coder.value.key_value(view.value)?;
+            if self.time_sorted && self.turn(view.timestamp) < watermark {
+                // Later ones have been processed.
+                *late += view.windows.len() as u64;
+                continue;
+            }
             let mut live = Vec::with_capacity(view.windows.len());
             for window in view.windows.clone() {
                 let expiry = self.windowing.expiry(window)?;
@@ -79,9 +99,9 @@ impl Admission {
             }
             let whole = live.len() == view.windows.len();
             if self.time_sorted {
-                let mut encoded = Vec::with_capacity(element.len());
-                encode_windowed_value(&mut encoded, view.timestamp, &live, view.pane, view.value);
                 if !live.is_empty() {
+                    let mut encoded = Vec::with_capacity(element.len());
+                    encode_windowed_value(&mut encoded, view.timestamp, &live, view.pane, view.value);
                     let (key, element) = (Bytes::copy_from_slice(key), encoded.into());
                     changes.buffer.push(Unsorted { key, timestamp: view.timestamp, element });
                 }
@@ -142,4 +162,54 @@ fn note(
         changes.timers.push(TimerChange::Set(expiration(*family, key, window, end, expiry)));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::element::WireCoder;
+    use crate::windowing::{IntervalWindow, Merging};
+
+    /// The timestamps that wait to be sorted, and how many elements were dropped.
+    fn sorted(allowed_lateness: i64, watermark: i64, timestamps: &[i64]) -> (Vec<i64>, u64) {
+        let coder = WireCoder::Kv(Box::new(WireCoder::Prefixed), Box::new(WireCoder::Prefixed));
+        let windowing = Windowing { allowed_lateness, ..Windowing::plain(WindowCoder::Interval, Merging::None) };
+        let keyed = Keyed { states: vec![], timers: vec![], time_sorted: true };
+        let mut admission = Admission::new(&keyed, ElementCoder::new(coder, WindowCoder::Interval), windowing);
+        let window = IntervalWindow { start: Timestamp(0), end: Timestamp(100) }.encode();
+        let mut batch = BatchBuilder::default();
+        for at in timestamps {
+            let mut element = Vec::new();
+            encode_windowed_value(&mut element, Timestamp(*at), &[&window[..]], &[0x0f], &[0, 0]);
+            batch.push(&element, Timestamp(*at));
+        }
+        let (mut changes, mut late) = (Changes::default(), 0);
+        let admitted = admission.admit(batch.finish(), Timestamp(watermark), &mut changes, &mut late).unwrap();
+        assert!(matches!(admitted, Admitted::Buffered));
+        (changes.buffer.iter().map(|waits| waits.timestamp.0).collect(), late)
+    }
+
+    #[test]
+    fn what_waits_to_be_sorted_may_be_as_late_as_is_allowed() {
+        assert_eq!(sorted(0, 20, &[30, 20, 19]), (vec![30, 20], 1));
+        assert_eq!(sorted(5, 20, &[30, 15, 14]), (vec![30, 15], 1));
+        assert_eq!(sorted(i64::MAX, 99, &[0]), (vec![0], 0));
+    }
+
+    #[test]
+    fn the_turn_of_an_element_comes_before_its_window_expires() {
+        let end = Timestamp::END_OF_GLOBAL_WINDOW;
+        let windowing =
+            |allowed_lateness| Windowing { allowed_lateness, ..Windowing::plain(WindowCoder::Global, Merging::None) };
+        let keyed = Keyed { states: vec![], timers: vec![], time_sorted: true };
+        for lateness in [0, 5, i64::MAX] {
+            let coder = ElementCoder::new(WireCoder::Prefixed, WindowCoder::Global);
+            let admission = Admission::new(&keyed, coder, windowing(lateness));
+            for at in [Timestamp::MIN, Timestamp(7), end] {
+                let turn = admission.turn(at);
+                assert!(turn >= at && turn <= end);
+                assert!(admission.turns_before(Timestamp(turn.0 + 1)) > at, "{at:?} with {lateness}");
+            }
+        }
+    }
 }

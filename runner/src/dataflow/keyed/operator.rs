@@ -291,12 +291,12 @@ impl Operator {
             return Ok(self.fire(due));
         }
         let timer = self.state.earliest(TimeDomain::EventTime)?.filter(|fire| *fire < self.watermark);
-        let element = self.state.earliest_buffered()?.filter(|at| *at < self.watermark);
-        match (timer, element) {
-            (Some(fire), Some(at)) if at <= fire => return self.release(Timestamp(fire.0.saturating_add(1))),
+        let element = self.state.earliest_buffered()?.map(|at| self.admission.turn(at));
+        match (timer, element.filter(|turn| *turn < self.watermark)) {
+            (Some(fire), Some(turn)) if turn <= fire => return self.release(Timestamp(fire.0.saturating_add(1))),
             (None, Some(_)) => return self.release(self.watermark),
-            (Some(_), at) => {
-                let until = at.map_or(self.watermark, |at| at.min(self.watermark));
+            (Some(_), turn) => {
+                let until = turn.unwrap_or(self.watermark);
                 let due = self.state.due(TimeDomain::EventTime, until, TIMERS)?;
                 return Ok(self.fire(due));
             }
@@ -320,8 +320,9 @@ impl Operator {
         Moment { epoch: self.epoch, watermark: self.emissions.least().map_or(hold.0, |least| hold.0.max(least)) }
     }
 
-    /// Buffered elements with timestamps before `until`, in order.
-    fn release(&mut self, until: Timestamp) -> Result<Next, Fault> {
+    /// Buffered elements whose turn is before `time`, in order.
+    fn release(&mut self, time: Timestamp) -> Result<Next, Fault> {
+        let until = self.admission.turns_before(time);
         let unbuffered =
             self.state.buffered(until, self.job.settings.max_bundle_elements, self.job.settings.max_bundle_bytes)?;
         let mut batch = BatchBuilder::default();

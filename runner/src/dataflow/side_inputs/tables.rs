@@ -27,7 +27,7 @@ type Key = (CollectionId, Access);
 pub(crate) struct Tables(BTreeMap<Key, Table>);
 
 impl Tables {
-    /// Empty ones for all side inputs of a job. Those of collections without an end are kept in `stores`.
+    /// Empty ones for all side inputs of a job. Those that are read before their end are kept in `stores`.
     pub(crate) fn new(job: &Job, stores: &Stores) -> Result<Tables, StoreError> {
         let mut tables = BTreeMap::new();
         for side_input in job.plan.stages.iter().flat_map(|stage| &stage.side_inputs) {
@@ -37,7 +37,7 @@ impl Tables {
             }
             let coder = element_coder(&job.plan, id);
             let collection = &job.plan.collections[id.0 as usize];
-            let table = if collection.bounded {
+            let table = if collection.is_read_at_its_end() {
                 Table::Whole(Arc::new(SideInputTable::new(&job.budget, access, coder)))
             } else {
                 let store = stores.open(&format!("side-input-{}-{access:?}", id.0))?;

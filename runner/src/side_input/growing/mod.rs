@@ -1,4 +1,4 @@
-//! A side input of an unbounded collection: a table that grows while it is read.
+//! A side input that fires before its collection has ended: a table that grows while it is read.
 //!
 //! One thread of the process fills a [`GrowingTable`] and moves its time; others ask which windows have something to
 //! show, and read them through a [`View`], page by page. What a window shows is decided in [`panes`]; windows, and what
