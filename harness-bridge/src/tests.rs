@@ -69,6 +69,7 @@ pub(crate) fn stage(timers: Vec<TimerPort>) -> Stage {
         outputs: vec![],
         side_inputs: vec![],
         transforms: vec![],
+        splittable: false,
         unbounded: false,
         merges_windows: false,
         keyed: Some(Keyed { timers, ..Keyed::default() }),
