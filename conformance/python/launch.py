@@ -162,7 +162,8 @@ class Launch(unittest.TestCase):
   def counts(self, command, *flags):
     """Runs a wordcount and reads what it wrote."""
     with tempfile.TemporaryDirectory() as folder:
-      self.ferrobeam_run(command + ['--input', str(TEXT), '--output', folder + '/counts'] + list(flags))
+      output = self.ferrobeam_run(command + ['--input', str(TEXT), '--output', folder + '/counts'] + list(flags))
+      self.assertNotRegex(output, r'\(id=\d+\).*\(id=\d+\)', 'a message came back as another message')
       return self.read(folder)
 
   def read(self, folder):

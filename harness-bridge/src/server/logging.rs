@@ -40,7 +40,7 @@ impl BeamFnLogging for Logging {
         self.shared.tasks.spawn(async move {
             harness.stream_opened(StreamKind::Logging);
             while let Ok(Some(list)) = lists.message().await {
-                for entry in list.log_entries {
+                for entry in list.log_entries.into_iter().filter(|entry| !is_echo(&entry.message)) {
                     shared.config.logs.log(from_proto(entry, &harness));
                 }
             }
@@ -49,6 +49,16 @@ impl BeamFnLogging for Logging {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(control).map(Ok))))
     }
+}
+
+/// Whether a harness within a client of Go's SDK (LOOPBACK) logs what the client was told as a message of the job. Made
+/// another message of the job it would come again, and longer each time, for as long as the job runs.
+fn is_echo(message: &str) -> bool {
+    let Some((time, rest)) = message.strip_prefix("(time=").and_then(|rest| rest.split_once(")(id=")) else {
+        return false;
+    };
+    let id = rest.split_once(')').map_or("", |(id, _)| id);
+    !time.contains(')') && !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn from_proto(entry: LogEntry, harness: &Harness) -> HarnessLog {
@@ -87,4 +97,17 @@ fn from_proto(entry: LogEntry, harness: &Harness) -> HarnessLog {
 fn time_from_proto(time: prost_types::Timestamp) -> Option<SystemTime> {
     let since = Duration::new(u64::try_from(time.seconds).ok()?, u32::try_from(time.nanos).ok()?.min(999_999_999));
     SystemTime::UNIX_EPOCH.checked_add(since)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_go_client_says_of_a_message_is_no_message() {
+        assert!(is_echo("(time=2026-01-02T03:04:05.678Z)(id=9)[5859e8002417-1] closed"));
+        for message in ["", "(time=now)", "(time=1)(id=)x", "(time=1)(id=a)", "said (time=1)(id=2)"] {
+            assert!(!is_echo(message), "{message}");
+        }
+    }
 }
