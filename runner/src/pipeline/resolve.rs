@@ -10,6 +10,7 @@ use prost::Message;
 
 use super::refusal::Findings;
 use super::trigger;
+use crate::windowing::Trigger;
 
 /// What Python's SDK makes of a deprecated read before it submits a pipeline; only its own harness runs it.
 const PYTHON_READ_FROM_IMPULSE: &str = "beam:transform:read_from_impulse_python:v1";
@@ -140,8 +141,9 @@ fn may_lift(transform: &pb::PTransform, components: &pb::Components) -> bool {
     matches!(payload, Some(Ok(payload)) if !payload.accumulator_coder_id.is_empty())
         && (!transform.environment_id.is_empty() || components.environments.len() == 1)
         && strategy(input, components).is_some_and(|strategy| {
+            let lifts = |trigger: &Trigger| trigger::allows_lifting(trigger) && !gives_empty_panes(strategy, trigger);
             (keeps_timestamps(strategy) || is_bounded(input, components))
-                && trigger(strategy.trigger.as_ref()).is_ok_and(|trigger| trigger::allows_lifting(&trigger))
+                && trigger(strategy.trigger.as_ref()).is_ok_and(|trigger| lifts(&trigger))
         })
 }
 
@@ -150,6 +152,14 @@ fn may_lift(transform: &pb::PTransform, components: &pb::Components) -> bool {
 /// their timestamps.
 fn keeps_timestamps(strategy: &pb::WindowingStrategy) -> bool {
     strategy.output_time() == pb::output_time::Enum::EndOfWindow
+}
+
+/// Whether a pane may have nothing in it. The accumulator of no elements is one that no lifted combine would encode, and
+/// not every coder can: Java's for the latest element cannot.
+fn gives_empty_panes(strategy: &pb::WindowingStrategy, trigger: &Trigger) -> bool {
+    let closing = strategy.closing_behavior() == pb::closing_behavior::Enum::EmitAlways;
+    let on_time = strategy.on_time_behavior() != pb::on_time_behavior::Enum::FireIfNonempty;
+    closing || on_time && !trigger.waits_for_the_end()
 }
 
 fn is_bounded(pcollection: &str, components: &pb::Components) -> bool {
