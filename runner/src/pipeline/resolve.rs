@@ -141,9 +141,11 @@ fn may_lift(transform: &pb::PTransform, components: &pb::Components) -> bool {
     matches!(payload, Some(Ok(payload)) if !payload.accumulator_coder_id.is_empty())
         && (!transform.environment_id.is_empty() || components.environments.len() == 1)
         && strategy(input, components).is_some_and(|strategy| {
-            let lifts = |trigger: &Trigger| trigger::allows_lifting(trigger) && !gives_empty_panes(strategy, trigger);
-            (keeps_timestamps(strategy) || is_bounded(input, components))
-                && trigger(strategy.trigger.as_ref()).is_ok_and(|trigger| lifts(&trigger))
+            let bounded = is_bounded(input, components);
+            (keeps_timestamps(strategy) || bounded)
+                && trigger(strategy.trigger.as_ref()).is_ok_and(|trigger| {
+                    trigger::allows_lifting(&trigger) && !gives_empty_panes(strategy, &trigger, bounded)
+                })
         })
 }
 
@@ -156,10 +158,13 @@ fn keeps_timestamps(strategy: &pb::WindowingStrategy) -> bool {
 
 /// Whether a pane may have nothing in it. The accumulator of no elements is one that no lifted combine would encode, and
 /// not every coder can: Java's for the latest element cannot.
-fn gives_empty_panes(strategy: &pb::WindowingStrategy, trigger: &Trigger) -> bool {
+fn gives_empty_panes(strategy: &pb::WindowingStrategy, trigger: &Trigger, bounded: bool) -> bool {
     let closing = strategy.closing_behavior() == pb::closing_behavior::Enum::EmitAlways;
-    let on_time = strategy.on_time_behavior() != pb::on_time_behavior::Enum::FireIfNonempty;
-    closing || on_time && !trigger.waits_for_the_end()
+    if trigger.waits_for_the_end() {
+        // The pane at the end is the first, so not empty; without lateness, it is the last, too.
+        return closing && !bounded && strategy.allowed_lateness > 0;
+    }
+    closing || strategy.on_time_behavior() != pb::on_time_behavior::Enum::FireIfNonempty
 }
 
 fn is_bounded(pcollection: &str, components: &pb::Components) -> bool {

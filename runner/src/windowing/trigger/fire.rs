@@ -117,13 +117,21 @@ impl TriggerMachine {
         }
     }
 
+    /// After a firing of a part that goes on for ever: the next pane begins, with all of its parts if it had finished.
+    fn begin_again(&self, node: usize, state: &mut TriggerState) {
+        if state.cells[node].finished {
+            self.reset(node, state);
+        } else {
+            self.clear(node, state);
+        }
+    }
+
     fn fire_early_or_late(&self, node: usize, state: &mut TriggerState, look: Look) {
         let (early, late) = (self.nodes[node].parts[0], self.nodes[node].parts.get(1).copied());
         if !state.cells[early].finished {
             if !look.ended {
                 self.fire(early, state, look);
-                self.clear(early, state);
-                state.cells[early].finished = false;
+                self.begin_again(early, state);
                 return;
             }
             if self.ready(early, state, look) {
@@ -138,8 +146,7 @@ impl TriggerMachine {
             }
         } else if let Some(late) = late {
             self.fire(late, state, look);
-            self.clear(late, state);
-            state.cells[late].finished = false;
+            self.begin_again(late, state);
         } else {
             state.cells[node].finished = true;
         }

@@ -314,3 +314,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn parts_of_a_late_trigger_that_had_finished_are_waited_for_again() {
+    let late = || or_finally(delay(1), ElementCount(2));
+    for trigger in [end_of_window(None, Some(late())), end_of_window(Some(late()), None)] {
+        let mut window = Window::new(&trigger, false);
+        if matches!(&trigger, AfterEndOfWindow { late: Some(_), .. }) {
+            assert_eq!(window.play("w"), "F");
+        }
+        assert_eq!(window.play("e e e t1 e"), ".F.F.");
+        let due = Timestamp(window.look.now.0 + 1);
+        assert_eq!(window.machine.look_again(&window.state, window.look.now), Some(due));
+    }
+}
