@@ -14,6 +14,7 @@ mod machine;
 mod spawn;
 
 pub use machine::{Agent, AgentConfig};
+pub(crate) use spawn::EXITED;
 pub use spawn::{Assignment, LOOPBACK, read_assignment};
 
 use std::fmt;

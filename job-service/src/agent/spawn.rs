@@ -135,9 +135,12 @@ impl Drop for Process {
     }
 }
 
+/// What is said of a process that ended by itself begins with this.
+pub(crate) const EXITED: &str = "ended with exit code";
+
 fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
-        (Some(code), _) => format!("ended with exit code {code}"),
+        (Some(code), _) => format!("{EXITED} {code}"),
         (_, Some(9)) => "was killed (signal 9): by somebody, or by the system because memory ran out".to_owned(),
         (_, Some(6)) => "aborted (signal 6)".to_owned(),
         (_, Some(signal)) => format!("was ended by signal {signal}"),

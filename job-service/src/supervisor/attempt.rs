@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::SupervisorConfig;
 use super::agents::{Agents, Place};
-use crate::agent::ProcessName;
+use crate::agent::{EXITED, ProcessName};
 use crate::control::v1;
 use crate::job::{Generation, Job, State};
 use crate::options::JobOptions;
@@ -240,17 +240,23 @@ impl Attempt {
                 other => other,
             },
             Signal::Ended { index, how } => {
+                let mut attached = false;
                 if let Some(process) = self.processes.get_mut(index as usize) {
                     process.ended = true;
-                    process.orders = None;
+                    attached = process.orders.take().is_some();
                 }
+                let of = match self.processes.len() {
+                    1 => "the job's process".to_owned(),
+                    count => format!("process {index} of the job's {count}"),
+                };
                 match phase {
                     Phase::Attaching(_) | Phase::Working if !self.completed.contains(&index) => {
-                        let of = match self.processes.len() {
-                            1 => "the job's process".to_owned(),
-                            count => format!("process {index} of the job's {count}"),
-                        };
                         self.stop(Outcome::Failed(format!("{of} {how}")))
+                    }
+                    // Nobody here kills a process that was asked to stop: it was lost, and what another said of it first
+                    // may be no more than that it does not answer.
+                    Phase::Stopping(deadline, Outcome::Failed(message)) if attached && !how.starts_with(EXITED) => {
+                        Phase::Stopping(deadline, Outcome::Failed(format!("{message}\n\nMeanwhile {of} {how}")))
                     }
                     other => other,
                 }
