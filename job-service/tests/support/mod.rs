@@ -226,11 +226,15 @@ pub async fn said(client: &mut Jobs, job_id: &str) -> Vec<String> {
 /// The job processes that a service in this test process has started, by what they were told on their command line.
 pub fn job_processes(service: &Service) -> Vec<u32> {
     let url = format!("http://{}", service.job_address());
+    let own = std::process::id().to_string();
     let processes = std::fs::read_dir("/proc").expect("it is there").filter_map(|entry| {
         let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let line = String::from_utf8_lossy(&line).into_owned();
-        (line.contains("job-process") && line.contains(&url)).then_some(pid)
+        // A job process that starts a harness is there twice for a moment: its child goes by its name until it is another.
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let ours = status.lines().any(|line| line.strip_prefix("PPid:").is_some_and(|of| of.trim() == own));
+        (ours && line.contains("job-process") && line.contains(&url)).then_some(pid)
     });
     processes.collect()
 }
