@@ -59,6 +59,11 @@ class Endless(beam.RestrictionProvider):
   def restriction_size(self, element, restriction):
     return 1
 
+  def truncate(self, element, restriction):
+    """Nothing is left to do when the job drains. The tracker calls every range of offsets bounded, so that by default
+    this one would be worked off whole."""
+    return None
+
 
 class Emit(beam.DoFn):
   """Offset n comes n / rate seconds after the start. Every tenth comes twice; every hundredth, some seconds late."""
