@@ -328,6 +328,18 @@ class Model(unittest.TestCase):
     looked = self.looked(stream, beam.WindowInto(window.FixedWindows(10)))
     self.assertEqual(looked, [('main', [])])
 
+  def test_combines_read_side_inputs(self):
+    def bounded(values, most):
+      return min(sum(values), most)
+
+    with self.pipeline() as p:
+      most = pvalue.AsSingleton(p | 'most' >> beam.Create([5]))
+      pairs = p | 'pairs' >> beam.Create([('few', 1), ('few', 2), ('many', 4), ('many', 4)])
+      expected = equal_to([('few', 3), ('many', 5)])
+      assert_that(pairs | beam.CombinePerKey(bounded, most), expected, label='per key')
+      assert_that(pairs | beam.GroupByKey() | beam.CombineValues(bounded, most), expected, label='grouped values')
+      assert_that(pairs | beam.Values() | beam.CombineGlobally(bounded, most), equal_to([5]), label='globally')
+
   # Batches.
 
   def test_batches_with_sharded_keys(self):

@@ -29,7 +29,6 @@ const LEAVES: &[&str] = &[
     combine_components::COMBINE_PER_KEY_PRECOMBINE,
     combine_components::COMBINE_PER_KEY_MERGE_ACCUMULATORS,
     combine_components::COMBINE_PER_KEY_EXTRACT_OUTPUTS,
-    combine_components::COMBINE_GROUPED_VALUES,
     combine_components::COMBINE_PER_KEY_CONVERT_TO_ACCUMULATORS,
     splittable_par_do_components::PAIR_WITH_RESTRICTION,
     splittable_par_do_components::SPLIT_AND_SIZE_RESTRICTIONS,
@@ -112,6 +111,8 @@ fn is_leaf(transform: &pb::PTransform, urn: &str, components: &pb::Components) -
         composites::RESHUFFLE | composites::REDISTRIBUTE_BY_KEY | composites::REDISTRIBUTE_ARBITRARILY => {
             transform.subtransforms.is_empty() || keeps_windows(transform, components)
         }
+        // Its payload has no place for side inputs, which only the ParDo among its parts reads.
+        combine_components::COMBINE_GROUPED_VALUES => transform.subtransforms.is_empty() || transform.inputs.len() == 1,
         // Python keeps this name for a composite whose parts are a splittable DoFn.
         deprecated_primitives::READ => transform.subtransforms.is_empty(),
         urn => LEAVES.contains(&urn),
