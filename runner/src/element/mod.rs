@@ -20,6 +20,7 @@ pub use outputs::{MEMORY_LIMIT, OutputError, Outputs};
 pub use spill_queue::SpillQueue;
 pub use splitter::{MAX_ELEMENT, Splitter};
 pub use timer::{TimerTimes, TimerView};
+pub(crate) use windowed::PANE_METADATA;
 pub use windowed::{
     ElementCoder, ElementView, PANE_NO_FIRING, PANE_ON_TIME_AND_ONLY, Windows, encode_windowed_header,
     encode_windowed_value,

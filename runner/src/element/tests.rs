@@ -105,6 +105,14 @@ fn window_coder() -> impl Strategy<Value = WindowCoder> {
 }
 
 fn pane() -> impl Strategy<Value = Vec<u8>> {
+    let with_metadata = (plain_pane(), vec(any::<u8>(), 0..200)).prop_map(|(mut pane, metadata)| {
+        pane[0] |= PANE_METADATA;
+        [pane, varint(metadata.len() as u64), metadata].concat()
+    });
+    prop_oneof![4 => plain_pane(), 1 => with_metadata]
+}
+
+fn plain_pane() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         Just(PANE_NO_FIRING.to_vec()),
         Just(PANE_ON_TIME_AND_ONLY.to_vec()),

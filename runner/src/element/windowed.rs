@@ -13,6 +13,10 @@ pub const PANE_NO_FIRING: &[u8] = &[0x0f];
 /// The pane of a window's one and only firing, on time.
 pub const PANE_ON_TIME_AND_ONLY: &[u8] = &[0x07];
 
+/// The bit of a pane's flags that says that metadata (`Elements.ElementMetadata` of the Fn API) follow the pane, with
+/// their length before them (`beam:protocol:element_metadata:v1`).
+pub(crate) const PANE_METADATA: u8 = 0x80;
+
 /// Bytes before the windows: the timestamp and the number of windows.
 pub(super) const HEADER: usize = 12;
 
@@ -111,19 +115,21 @@ pub(super) fn global_windows(count: u32, at: usize) -> Result<usize, Stop> {
     if count <= 1 { Ok(at) } else { Err(Stop::Malformed("an element that is in the global window more than once")) }
 }
 
-/// The end of the pane info at `at`: flags, of which the high half says how many varints follow.
+/// The end of the pane info at `at`: flags, of which the high half says how many varints follow, and by its highest bit
+/// that metadata of the element come after them.
 #[inline]
 pub(super) fn pane(bytes: &[u8], at: usize) -> Result<usize, Stop> {
-    match bytes.get(at) {
-        Some(0..=0x0f) => Ok(at + 1),
-        Some(0x10..=0x1f) => wire::varint(bytes, at + 1).map(|(_, end)| end),
-        Some(0x20..=0x2f) => {
+    let flags = *bytes.get(at).ok_or(Stop::Needs(at + 1))?;
+    let end = match flags & !PANE_METADATA {
+        0..=0x0f => at + 1,
+        0x10..=0x1f => wire::varint(bytes, at + 1)?.1,
+        0x20..=0x2f => {
             let (_, at) = wire::varint(bytes, at + 1)?;
-            wire::varint(bytes, at).map(|(_, end)| end)
+            wire::varint(bytes, at)?.1
         }
-        Some(_) => Err(Stop::Malformed("a pane info of an unknown encoding")),
-        None => Err(Stop::Needs(at + 1)),
-    }
+        _ => return Err(Stop::Malformed("a pane info of an unknown encoding")),
+    };
+    if flags & PANE_METADATA == 0 { Ok(end) } else { wire::prefixed(bytes, end) }
 }
 
 /// The encoded windows of an element.

@@ -1,7 +1,7 @@
 //! Panes: which of a window's firings an element is, and whether there is one at all.
 
 use super::{ClosingBehavior, OnTimeBehavior, Windowing};
-use crate::element::{ElementError, get_varint, put_varint};
+use crate::element::{ElementError, PANE_METADATA, get_varint, put_varint};
 
 /// When a pane was fired with regard to the watermark; the numbers are those of the pane encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +90,7 @@ impl PaneInfo {
         }
     }
 
-    /// Reads `bytes`, which are one encoded pane and nothing else.
+    /// Reads `bytes`, which are one encoded pane and nothing else but metadata of the element, which are left out.
     pub fn decode(bytes: &[u8]) -> Result<PaneInfo, ElementError> {
         let (flags, mut rest) = bytes.split_first().ok_or(ElementError::Incomplete)?;
         let timing = match flags >> 2 & 3 {
@@ -104,13 +104,17 @@ impl PaneInfo {
             rest = &rest[size..];
             Ok(index)
         };
-        let (index, other) = match flags & 0xf0 {
+        let (index, other) = match flags & 0xf0 & !PANE_METADATA {
             NO_INDEX => (0, 0),
             ONE_INDEX => next().map(|index| (index, index))?,
             TWO_INDICES => (next()?, next()?),
             _ => return Err(ElementError::Malformed("a pane info of an unknown encoding".into())),
         };
-        if !rest.is_empty() {
+        let metadata = match flags & PANE_METADATA {
+            0 => 0,
+            _ => get_varint(rest).map(|(length, size)| length.saturating_add(size as u64))?,
+        };
+        if rest.len() as u64 != metadata {
             return Err(ElementError::Malformed("bytes after a pane info".into()));
         }
         let on_time_index = (timing != Timing::Early && other != u64::MAX).then_some(other);
@@ -202,6 +206,11 @@ mod tests {
                 let mut bytes = Vec::new();
                 pane.encode(&mut bytes);
                 prop_assert_eq!(PaneInfo::decode(&bytes), Ok(pane));
+                bytes[0] |= PANE_METADATA;
+                bytes.extend([3, 1, 2, 3]);
+                prop_assert_eq!(PaneInfo::decode(&bytes), Ok(pane));
+                bytes.pop();
+                prop_assert!(PaneInfo::decode(&bytes).is_err());
             }
         }
 
