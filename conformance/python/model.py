@@ -30,6 +30,8 @@ FOREVER = sys.maxsize
 SEEN = collections.defaultdict(list)
 # The elements that it waits for.
 WAITING = collections.defaultdict(list)
+# The names of tests, or of their DoFns, that have failed.
+FAILED = set()
 LIMIT = 60
 
 
@@ -47,11 +49,17 @@ class Ranges(beam.RestrictionProvider):
 
 class Slowly(beam.DoFn):
   """Takes its time for every offset, and tells where the call began in which it came to it."""
+  def __init__(self, calls, fails=False):
+    self.calls = calls
+    self.fails = fails
+
   def process(self, element, tracker=beam.DoFn.RestrictionParam(Ranges())):
     first = tracker.current_restriction().start
     for offset in itertools.takewhile(tracker.try_claim, itertools.count(first)):
-      yield first, offset
+      yield see(self.calls, first), offset
       time.sleep(0.05)
+      if self.fails and tracker.current_restriction().stop < element:
+        fail_once(self.calls)
 
 
 class SlowlyWithoutBound(Slowly):
@@ -90,6 +98,23 @@ class Ticks(beam.DoFn):
 def see(name, value):
   SEEN[name].append(value)
   return value
+
+
+def fail_once(name):
+  if name not in FAILED:
+    FAILED.add(name)
+    raise RuntimeError('this is to happen once')
+
+
+def wait_for_the_others(name, element, others):
+  """The first element waits until the others were seen. Then it fails, once."""
+  if element != 0:
+    return see(name, element)
+  deadline = time.monotonic() + LIMIT
+  while len(set(SEEN[name])) < others and time.monotonic() < deadline:
+    time.sleep(0.02)
+  fail_once(name)
+  return element
 
 
 def wait(name, element):
@@ -133,21 +158,37 @@ class Model(unittest.TestCase):
 
   # Dynamic splits.
 
-  def split(self, dofn):
-    name, offsets = self.name, 120
+  def split(self, dofn, **options):
+    """Gives where the calls began, in the order of their work."""
+    name, calls, offsets = self.name, self.name + ' calls', 120
+    self.addCleanup(SEEN.pop, calls, None)
     with self.pipeline() as p:
       (  # pylint: disable=expression-not-assigned
-          p | beam.Impulse() | beam.Map(lambda _: offsets) | beam.ParDo(dofn) | beam.Reshuffle()
+          p | beam.Impulse() | beam.Map(lambda _: offsets) | beam.ParDo(dofn(calls, **options)) | beam.Reshuffle()
           | beam.Map(lambda pair: see(name, pair)))
     self.assertEqual(sorted(offset for _, offset in SEEN[name]), list(range(offsets)))
-    calls = {first for first, _ in SEEN[name]}
-    self.assertGreater(len(calls), 1, 'one call did it all, for 6 s')
+    self.assertGreater(len({first for first, _ in SEEN[name]}), 1, 'one call did it all, for 6 s')
+    return SEEN[calls]
 
   def test_dynamic_split_bounded(self):
-    self.split(Slowly())
+    calls = self.split(Slowly)
+    turns = len(list(itertools.groupby(calls)))
+    self.assertGreater(turns, len(set(calls)), 'one call after the other, not side by side')
 
   def test_dynamic_split_unbounded(self):
-    self.split(SlowlyWithoutBound())
+    self.split(SlowlyWithoutBound)
+
+  def test_dynamic_split_before_a_failure(self):
+    self.split(Slowly, fails=True)
+    self.assertIn(self.name + ' calls', FAILED)
+
+  def test_elements_behind_one_that_waits_for_them(self):
+    name, elements = self.name, list(range(10))
+    with self.pipeline() as p:
+      waited = p | beam.Create(elements) | beam.Reshuffle() | beam.Map(
+          lambda element: wait_for_the_others(name, element, len(elements) - 1))
+      assert_that(waited, equal_to(elements))
+    self.assertIn(name, FAILED)
 
   def test_slow_elements_run_side_by_side(self):
     name, elements = self.name, list(range(40))

@@ -30,7 +30,7 @@ use ferrobeam_proto::fn_execution::{
 use ferrobeam_proto::pipeline::{Environment, FunctionSpec, MonitoringInfo, PTransform};
 use ferrobeam_proto::urns::fn_api_transforms::{DATA_SINK, DATA_SOURCE};
 use ferrobeam_proto::urns::standard_protocols::CONTROL_REQUEST_ELEMENTS_EMBEDDING;
-use ferrobeam_runner::executor::{self, BundleError, Fault, StateError, StatePage, StateServer, TimerBatch};
+use ferrobeam_runner::executor::{self, BundleError, Fault, Residual, StateError, StatePage, StateServer, TimerBatch};
 use ferrobeam_runner::time::Timestamp;
 use prost::Message;
 use support::*;
@@ -665,15 +665,17 @@ fn work(element: &[u8]) -> DelayedBundleApplication {
     DelayedBundleApplication { application: Some(application), requested_time_delay: None }
 }
 
-fn cut(first: i64) -> ProcessBundleSplitResponse {
-    let channel = ChannelSplit { transform_id: String::new(), last_primary_element: 0, first_residual_element: first };
+/// A split behind `whole` elements, that keeps nothing of those from `rest` on.
+fn cut(whole: i64, rest: i64) -> ProcessBundleSplitResponse {
+    let channel =
+        ChannelSplit { transform_id: String::new(), last_primary_element: whole - 1, first_residual_element: rest };
     ProcessBundleSplitResponse { channel_splits: vec![channel], ..Default::default() }
 }
 
 #[tokio::test]
-async fn what_a_split_cuts_off_comes_back() {
+async fn splits_are_told_while_the_bundle_goes_on() {
     let mut fixture = fixture_with(&[], splittable()).await;
-    let (mut bundle, mut outcome) = open(&fixture.bridge, 0, Arc::new(SideInputs::default()));
+    let (mut bundle, mut splits, mut outcome) = open_splittable(&fixture.bridge, 0);
     let (first, second): ([&[u8]; 2], [&[u8]; 3]) = ([b"0", b"1"], [b"2", b"3", b"4"]);
     push(&mut *bundle, &first);
     push(&mut *bundle, &second);
@@ -686,7 +688,10 @@ async fn what_a_split_cuts_off_comes_back() {
     questions.push(fixture.fake.instruction().await);
     bundle.split(0.25);
     bundle.split(-1.0);
-    fixture.fake.answer(&questions[0].0, Answer::ProcessBundleSplit(cut(4))).await;
+    fixture.fake.answer(&questions[0].0, Answer::ProcessBundleSplit(cut(4, 4))).await;
+    let split = splits.recv().await.unwrap();
+    assert_eq!((split.whole, split.rest), (4, 4));
+    assert!(split.parts.is_empty() && split.residuals.is_empty());
     questions.push(fixture.fake.instruction().await);
     for ((_, question), fraction) in questions.iter().zip([0.5, 0.0]) {
         let Instruction::ProcessBundleSplit(split) = question else { panic!("{question:?}") };
@@ -699,12 +704,22 @@ async fn what_a_split_cuts_off_comes_back() {
     let response = ProcessBundleResponse { residual_roots: vec![work(b"later")], ..Default::default() };
     fixture.fake.answer(&id, Answer::ProcessBundle(response)).await;
     tokio::time::timeout(Duration::from_millis(50), &mut outcome).await.unwrap_err();
-    let split = ProcessBundleSplitResponse { residual_roots: vec![work(b"2, second half")], ..cut(3) };
+    let split = ProcessBundleSplitResponse {
+        primary_roots: vec![work(b"2, first half").application.unwrap()],
+        residual_roots: vec![work(b"2, second half")],
+        ..cut(2, 3)
+    };
     fixture.fake.answer(&questions[1].0, Answer::ProcessBundleSplit(split)).await;
     let done = outcome.await.unwrap().unwrap();
-    let residuals: Vec<&[u8]> = done.residuals.iter().map(|residual| &residual.element[..]).collect();
-    assert_eq!(residuals, [&b"later"[..], b"2, second half", &element(b"3"), &element(b"4")]);
-    assert!(done.residuals.iter().all(|residual| residual.delay.is_zero() && residual.hold.is_none()));
+    let elements = |residuals: &[Residual]| -> Vec<Bytes> {
+        assert!(residuals.iter().all(|residual| residual.delay.is_zero() && residual.hold.is_none()));
+        residuals.iter().map(|residual| residual.element.clone()).collect()
+    };
+    let split = splits.try_recv().unwrap();
+    assert_eq!((split.whole, split.rest), (2, 3));
+    assert_eq!(split.parts, [&b"2, first half"[..]]);
+    assert_eq!(elements(&split.residuals), [&b"2, second half"[..]]);
+    assert_eq!(elements(&done.residuals), [&b"later"[..]]);
     fixture.end().await;
 }
 
@@ -744,7 +759,7 @@ async fn a_split_before_the_first_element_ends_the_harness() {
     fixture.fake.bundle().await;
     bundle.split(0.0);
     let (question, _) = fixture.fake.instruction().await;
-    fixture.fake.answer(&question, Answer::ProcessBundleSplit(cut(-1))).await;
+    fixture.fake.answer(&question, Answer::ProcessBundleSplit(cut(-1, -1))).await;
     let error = outcome.await.unwrap().unwrap_err();
     assert_eq!((error.fault, error.retry), (Fault::Environment, true), "{error}");
     assert!(error.message.contains("before element -1"), "{error}");

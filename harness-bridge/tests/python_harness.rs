@@ -282,23 +282,29 @@ async fn splittable_elements_pause_and_are_split() {
     assert_eq!(emitted(done), positions("pause", 3..6));
 
     // Split while it runs: what it has not reached comes back, and so does the element behind it.
-    let (mut bundle, mut outcome) = open(&bridge, 0, Arc::new(SideInputs::default()));
+    let (mut bundle, mut splits, mut outcome) = open_splittable(&bridge, 0);
     push_encoded(&mut *bundle, &[last, slow, last]);
     bundle.close();
-    let mut done = loop {
+    let done = loop {
         bundle.split(0.0);
         match tokio::time::timeout(Duration::from_millis(20), &mut outcome).await {
             Ok(outcome) => break outcome.unwrap().unwrap(),
             Err(_) => continue,
         }
     };
-    let residuals = std::mem::take(&mut done.residuals);
+    assert!(done.residuals.is_empty(), "{done:?}");
+    let split = splits.try_recv().unwrap();
+    assert_eq!((split.whole, split.rest, split.parts.len(), split.residuals.len()), (1, 2, 1, 1), "{split:?}");
+    splits.try_recv().unwrap_err();
     let mut seen = emitted(done);
     let name = descriptors().join("go").display().to_string();
     assert!(seen.len() < 300, "it was split");
     std::fs::write(&name, "").unwrap();
-    let rest: Vec<&[u8]> = residuals.iter().map(|residual| &residual.element[..]).collect();
-    let done = run_encoded(&bridge, &rest).await;
+    // Run again, the bundle would do what it had kept, and that is what it did.
+    let done = run_encoded(&bridge, &[last, &split.parts[0]]).await;
+    assert!(done.residuals.is_empty());
+    assert_eq!(emitted(done), seen);
+    let done = run_encoded(&bridge, &[&split.residuals[0].element, last]).await;
     assert!(done.residuals.is_empty());
     seen.extend(emitted(done));
     let mut expected = [positions("last", 0..2), positions(&name, 0..300), positions("last", 0..2)].concat();

@@ -37,9 +37,14 @@ pub struct OpenBundle {
     pub partition: Option<usize>,
     /// Collects what the bundle emits, in the order of the stage's outputs; returned in [`BundleDone`].
     pub outputs: Outputs,
+    /// Called, from any thread and before `completion`, whenever the bundle handed back work and goes on with the rest.
+    pub splits: SplitSink,
     /// Called exactly once, from any thread, when the bundle is over.
     pub completion: Completion,
 }
+
+/// Told of every split of a bundle, in their order.
+pub type SplitSink = Box<dyn Fn(Split) + Send + Sync>;
 
 /// Told once how a bundle ended.
 pub type Completion = Box<dyn FnOnce(Result<BundleDone, BundleError>) + Send>;
@@ -53,11 +58,26 @@ pub trait Bundle: Send {
     fn push_timers(&mut self, family: usize, timers: Bytes);
     /// No more input will come; the bundle may complete.
     fn close(&mut self);
-    /// Asks the SDK to keep no more than `fraction` of the work that remains and to hand back the rest, which then
-    /// comes with [`BundleDone`]: 0 ends the bundle as soon as the SDK can. Best effort, for stages without keys, after
-    /// [`Bundle::close`]; never blocks. Elements that were not begun come back whole; those of splittable stages also
-    /// in parts.
+    /// Asks the SDK to keep no more than `fraction` of the work that remains and to hand back the rest, which
+    /// [`OpenBundle::splits`] is then told: 0 ends the bundle as soon as the SDK can. Best effort, for stages without
+    /// keys, after [`Bundle::close`]; never blocks. Elements that were not begun come back whole; those of splittable
+    /// stages also in parts.
     fn split(&mut self, fraction: f64);
+}
+
+/// How a bundle was split: from now on it stands for less input, also if it fails and is run again. Elements are those
+/// that were pushed in this run, counted from 0.
+#[derive(Clone, Debug)]
+pub struct Split {
+    /// How many elements, from the first on, it still does whole.
+    pub whole: usize,
+    /// What it keeps of the element after them: encoded windowed values of the stage's input, to be given to it in place
+    /// of that element. Those of an earlier split no longer count.
+    pub parts: Vec<Bytes>,
+    /// What it handed back of that element.
+    pub residuals: Vec<Residual>,
+    /// The first element that it does nothing of, nor of any behind it.
+    pub rest: usize,
 }
 
 /// A bundle that succeeded.
@@ -65,7 +85,7 @@ pub trait Bundle: Send {
 pub struct BundleDone {
     /// Everything it emitted, per output of the stage.
     pub outputs: Outputs,
-    /// Work that the SDK handed back: to be run later, as new input of the same stage.
+    /// Work that the SDK left by its own will: to be run later, as new input of the same stage.
     pub residuals: Vec<Residual>,
     /// Timers that it set or cleared, in the order in which they came.
     pub timers: Vec<TimerBatch>,

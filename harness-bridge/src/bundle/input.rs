@@ -118,7 +118,7 @@ impl Input {
         Some(elements)
     }
 
-    /// Sends all of the input as it comes, and its end.
+    /// Sends all of the input as it comes, and its end. May be dropped and called again.
     pub(crate) async fn feed(&mut self, stream: &mpsc::Sender<Elements>) -> Result<(), Stopped> {
         loop {
             while !self.closed && self.pending_bytes < MESSAGE {
@@ -130,13 +130,14 @@ impl Input {
             }
             self.flush_small();
             loop {
+                let message = stream.reserve().await.map_err(|_| Stopped::StreamEnded)?;
                 let mut elements = self.message();
                 let is_last = self.closed && self.pending.is_empty();
                 if is_last {
                     self.add_ends(&mut elements);
                 }
                 if !elements.data.is_empty() || !elements.timers.is_empty() {
-                    stream.send(elements).await.map_err(|_| Stopped::StreamEnded)?;
+                    message.send(elements);
                 }
                 if is_last {
                     return Ok(());

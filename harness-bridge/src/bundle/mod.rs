@@ -56,6 +56,7 @@ impl StageExecutor for Executor {
                     outputs: request.outputs,
                     pushes: receiver,
                     splits: Splits::new(wished),
+                    on_split: request.splits,
                 };
                 self.shared.tasks.spawn(bundle.run(self.shared.clone(), told));
                 return Box::new(Open { pushes, wishes: splittable.then_some(wishes), pushed: 0 });

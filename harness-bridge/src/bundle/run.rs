@@ -2,23 +2,24 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ferrobeam_proto::fn_execution::instruction_request::Request;
 use ferrobeam_proto::fn_execution::instruction_response::Response;
 use ferrobeam_proto::fn_execution::{
     DelayedBundleApplication, Elements, FinalizeBundleRequest, InstructionResponse, ProcessBundleRequest,
-    ProcessBundleResponse,
+    ProcessBundleResponse, ProcessBundleSplitResponse,
 };
 use ferrobeam_runner::element::Outputs;
-use ferrobeam_runner::executor::{BundleDone, BundleError, Fault, Finalizer, Residual, StateError, StateServer};
+use ferrobeam_runner::executor::{
+    BundleDone, BundleError, Fault, Finalizer, Residual, SplitSink, StateError, StateServer,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Told;
 use super::exchange::{Exchange, Failure};
 use super::input::{Input, Push, Stopped};
 use super::residual;
-use super::split::Splits;
+use super::split::{self, Splits};
 use crate::environment::{Lease, Stay};
 use crate::harness::Harness;
 use crate::log::Severity;
@@ -37,6 +38,7 @@ pub(super) struct Opened {
     pub(super) outputs: Outputs,
     pub(super) pushes: mpsc::UnboundedReceiver<Push>,
     pub(super) splits: Splits,
+    pub(super) on_split: SplitSink,
 }
 
 /// A bundle that a harness was asked to process.
@@ -49,6 +51,7 @@ struct Asked {
     exchange: Arc<Exchange>,
     input: Input,
     splits: Splits,
+    on_split: SplitSink,
     response: oneshot::Receiver<InstructionResponse>,
     /// The harness has the end of the input.
     input_ended: bool,
@@ -71,7 +74,7 @@ impl Opened {
 
     /// Leases a harness and asks it to process the bundle.
     async fn ask(self, shared: &Arc<Shared>) -> Result<Asked, BundleError> {
-        let Opened { stage, partition, state, outputs, pushes, mut splits } = self;
+        let Opened { stage, partition, state, outputs, pushes, mut splits, on_split } = self;
         let Some(pool) = shared.pools.get(&stage.environment) else {
             return Err(failed(&stage, Fault::Runner, false, "its environment is not in the plan".into()));
         };
@@ -107,6 +110,7 @@ impl Opened {
             exchange,
             input,
             splits,
+            on_split,
             response,
             input_ended,
             responded: false,
@@ -141,10 +145,10 @@ impl Asked {
         Ok(BundleDone { outputs, residuals, timers, metrics, requires_finalization })
     }
 
-    /// Feeds the input until the harness responded.
+    /// Feeds the input, and tells of splits, until the harness responded.
     async fn respond(&mut self) -> Result<InstructionResponse, BundleError> {
         let harness = self.lease.harness().clone();
-        if !self.input_ended {
+        loop {
             let input = &mut self.input;
             let feed = async {
                 let stream = harness.data().await;
@@ -154,14 +158,16 @@ impl Asked {
                 response = &mut self.response => {
                     self.responded = true;
                     return match response {
-                        Ok(response) if !response.error.is_empty() => Ok(response),
+                        Ok(response) if self.input_ended || !response.error.is_empty() => Ok(response),
                         Ok(_) => Err(self.nonsense("reported success before the end of its input")),
                         Err(_) => Err(self.lost(&harness.over().await)),
                     };
                 }
                 failure = self.exchange.failed() => return Err(self.unusable(failure)),
-                what = self.splits.run(&harness, &self.instruction, &self.stage) => return Err(self.nonsense(&what)),
-                fed = feed => match fed {
+                split = self.splits.next(&harness, &self.instruction, &self.stage) => {
+                    split.and_then(|split| self.tell_split(split)).map_err(|what| self.nonsense(&what))?;
+                }
+                fed = feed, if !self.input_ended => match fed {
                     Ok(()) => self.input_ended = true,
                     Err(Stopped::StreamEnded) => {
                         harness.disconnected("its data stream ended while a bundle was being sent");
@@ -171,17 +177,13 @@ impl Asked {
                 },
             }
         }
-        tokio::select! {
-            response = &mut self.response => {
-                self.responded = true;
-                match response {
-                    Ok(response) => Ok(response),
-                    Err(_) => Err(self.lost(&harness.over().await)),
-                }
-            }
-            failure = self.exchange.failed() => Err(self.unusable(failure)),
-            what = self.splits.run(&harness, &self.instruction, &self.stage) => Err(self.nonsense(&what)),
+    }
+
+    fn tell_split(&self, split: ProcessBundleSplitResponse) -> Result<(), String> {
+        if let Some(split) = split::from_proto(split, &self.stage, self.input.kept())? {
+            (self.on_split)(split);
         }
+        Ok(())
     }
 
     /// What the harness says of the bundle.
@@ -229,20 +231,20 @@ impl Asked {
         self.lost(&message)
     }
 
-    /// Everything that the bundle did not do.
+    /// What the bundle left by its own will. A split that it was asked for before is told first.
     async fn residuals(&mut self, roots: Vec<DelayedBundleApplication>) -> Result<Vec<Residual>, BundleError> {
         let harness = self.harness().clone();
-        tokio::select! {
-            answer = self.splits.take_answer(&self.stage) => answer.map_err(|what| self.nonsense(&what))?,
+        let split = tokio::select! {
+            answer = self.splits.take_answer(&self.stage) => answer,
             reason = harness.over() => return Err(self.lost(&reason)),
-        }
-        let (more_roots, elements) = self.splits.residuals(self.input.kept());
-        let roots = roots.into_iter().chain(more_roots).map(|root| {
+        };
+        let told = split.and_then(|split| split.map_or(Ok(()), |split| self.tell_split(split)));
+        told.map_err(|what| self.nonsense(&what))?;
+        let roots = roots.into_iter().map(|root| {
             residual::from_proto(root, &self.stage, self.input.kept())
                 .map_err(|what| failed(&self.stage, Fault::Environment, true, format!("{} {what}", self.harness())))
         });
-        let rest = elements.into_iter().map(|element| Ok(Residual { element, delay: Duration::ZERO, hold: None }));
-        roots.chain(rest).collect()
+        roots.collect()
     }
 
     /// Gives the harness back: at once if it is done with the bundle, otherwise once it is.

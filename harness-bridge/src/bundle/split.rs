@@ -5,17 +5,19 @@
 //! several threads, and it is waited for: it may say that the bundle left something out. A harness that cannot split
 //! answers with nothing, or with an error; neither means more than that.
 
-use bytes::Bytes;
 use ferrobeam_proto::fn_execution::instruction_request::Request;
 use ferrobeam_proto::fn_execution::instruction_response::Response;
 use ferrobeam_proto::fn_execution::process_bundle_split_request::DesiredSplit;
+use ferrobeam_proto::fn_execution::process_bundle_split_response::ChannelSplit;
 use ferrobeam_proto::fn_execution::{
     DelayedBundleApplication, InstructionResponse, ProcessBundleSplitRequest, ProcessBundleSplitResponse,
 };
 use ferrobeam_runner::element::Batch;
+use ferrobeam_runner::executor::Split;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, Instant};
 
+use super::residual;
 use crate::harness::Harness;
 use crate::stage::Stage;
 
@@ -39,15 +41,11 @@ pub(super) struct Splits {
     /// What is to be asked.
     wish: Option<Wish>,
     answer: Option<oneshot::Receiver<InstructionResponse>>,
-    /// The first element of the input that the bundle does not process.
-    cut: Option<u64>,
-    /// What it handed back of elements that it began.
-    roots: Vec<DelayedBundleApplication>,
 }
 
 impl Splits {
     pub(super) fn new(wishes: mpsc::UnboundedReceiver<Wish>) -> Splits {
-        Splits { wishes, not_before: Instant::now(), wish: None, answer: None, cut: None, roots: Vec::new() }
+        Splits { wishes, not_before: Instant::now(), wish: None, answer: None }
     }
 
     /// The harness was asked to process the bundle.
@@ -55,12 +53,17 @@ impl Splits {
         self.not_before = Instant::now() + HEAD_START;
     }
 
-    /// Asks as it is wished. Returns what the harness said if that was nonsense, and never otherwise. May be dropped and
+    /// Asks as it is wished; gives the next split, or what the harness said if that was nonsense. May be dropped and
     /// called again.
-    pub(super) async fn run(&mut self, harness: &Harness, instruction: &str, stage: &Stage) -> String {
+    pub(super) async fn next(
+        &mut self,
+        harness: &Harness,
+        instruction: &str,
+        stage: &Stage,
+    ) -> Result<ProcessBundleSplitResponse, String> {
         loop {
-            if let Err(nonsense) = self.take_answer(stage).await {
-                return nonsense;
+            if let Some(split) = self.take_answer(stage).await? {
+                return Ok(split);
             }
             if self.wish.is_none() {
                 self.wish = self.wishes.recv().await;
@@ -88,116 +91,104 @@ impl Splits {
     }
 
     /// Waits for the answer that is still on its way, if one is. Nothing comes of a harness that is over.
-    pub(super) async fn take_answer(&mut self, stage: &Stage) -> Result<(), String> {
-        let Some(answer) = &mut self.answer else { return Ok(()) };
+    pub(super) async fn take_answer(&mut self, stage: &Stage) -> Result<Option<ProcessBundleSplitResponse>, String> {
+        let Some(answer) = &mut self.answer else { return Ok(None) };
         let response = answer.await;
         self.answer = None;
         match response {
             Ok(response) if !response.error.is_empty() => {
                 tracing::debug!(stage = stage.name, error = response.error, "a bundle could not be split");
-                Ok(())
+                Ok(None)
             }
-            Ok(InstructionResponse { response: Some(Response::ProcessBundleSplit(split)), .. }) => {
-                self.take_split(split, stage)
-            }
+            Ok(InstructionResponse { response: Some(Response::ProcessBundleSplit(split)), .. }) => Ok(Some(split)),
             Ok(_) => Err("was asked to split and answered with something else".into()),
             Err(_) => std::future::pending().await,
         }
     }
-
-    fn take_split(&mut self, split: ProcessBundleSplitResponse, stage: &Stage) -> Result<(), String> {
-        for channel in split.channel_splits {
-            // Java leaves the name out.
-            if !channel.transform_id.is_empty() && channel.transform_id != stage.input {
-                return Err(format!("was split at {:?}, which is not its source", channel.transform_id));
-            }
-            let first = u64::try_from(channel.first_residual_element)
-                .map_err(|_| format!("was split before element {}", channel.first_residual_element))?;
-            self.cut = Some(self.cut.map_or(first, |cut| cut.min(first)));
-        }
-        self.roots.extend(split.residual_roots);
-        Ok(())
-    }
-
-    /// Takes what the bundle gave back: of elements that it began, and whole elements of `input`, which is all that was
-    /// pushed.
-    pub(super) fn residuals(&mut self, input: &[Batch]) -> (Vec<DelayedBundleApplication>, Vec<Bytes>) {
-        (std::mem::take(&mut self.roots), self.cut.take().map_or_else(Vec::new, |cut| elements_from(input, cut)))
-    }
 }
 
-/// Every element from number `first` on, sharing the batches' bytes.
-fn elements_from(batches: &[Batch], first: u64) -> Vec<Bytes> {
-    let mut skip = usize::try_from(first).unwrap_or(usize::MAX);
-    let mut elements = Vec::new();
-    for batch in batches {
-        if skip >= batch.len() {
-            skip -= batch.len();
-            continue;
-        }
-        let mut start = if skip == 0 { 0 } else { batch.ends()[skip - 1] as usize };
-        for end in batch.ends()[skip..].iter().map(|end| *end as usize) {
-            elements.push(batch.data().slice(start..end));
-            start = end;
-        }
-        skip = 0;
+/// Reads a split of a bundle that was given `input`. `None`: it was none.
+pub(super) fn from_proto(
+    split: ProcessBundleSplitResponse,
+    stage: &Stage,
+    input: &[Batch],
+) -> Result<Option<Split>, String> {
+    let ProcessBundleSplitResponse { channel_splits, primary_roots, residual_roots, .. } = split;
+    let of_roots = primary_roots.len() + residual_roots.len();
+    let (whole, rest) = match &channel_splits[..] {
+        [] if of_roots == 0 => return Ok(None),
+        [] => return Err("handed back a part of an element and did not say of which".into()),
+        [channel] => bounds(channel, stage)?,
+        _ => return Err("was split in its one input several times at once".into()),
+    };
+    let roots = primary_roots
+        .into_iter()
+        .map(|root| DelayedBundleApplication { application: Some(root), requested_time_delay: None });
+    let parts =
+        roots.map(|root| Ok(residual::from_proto(root, stage, input)?.element)).collect::<Result<_, String>>()?;
+    let residuals = residual_roots.into_iter().map(|root| residual::from_proto(root, stage, input));
+    Ok(Some(Split { whole, parts, residuals: residuals.collect::<Result<_, String>>()?, rest }))
+}
+
+/// How many elements stay whole, and the first of those that come back whole.
+fn bounds(channel: &ChannelSplit, stage: &Stage) -> Result<(usize, usize), String> {
+    // Java leaves the name out.
+    if !channel.transform_id.is_empty() && channel.transform_id != stage.input {
+        return Err(format!("was split at {:?}, which is not its source", channel.transform_id));
     }
-    elements
+    let (last, first) = (channel.last_primary_element, channel.first_residual_element);
+    match (usize::try_from(last.saturating_add(1)), usize::try_from(first)) {
+        // Between them lies at most the element that the roots are about.
+        (Ok(whole), Ok(rest)) if rest == whole || rest == whole.saturating_add(1) => Ok((whole, rest)),
+        _ => Err(format!("was split behind element {last} and before element {first}")),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use ferrobeam_proto::fn_execution::process_bundle_split_response::ChannelSplit;
+    use ferrobeam_proto::fn_execution::BundleApplication;
     use ferrobeam_runner::time::Timestamp;
 
     use super::*;
 
-    fn batch(elements: &[&[u8]]) -> Batch {
-        let ends: Vec<u32> = elements
-            .iter()
-            .scan(0, |end, element| {
-                *end += element.len() as u32;
-                Some(*end)
-            })
-            .collect();
-        Batch::new(elements.concat().into(), ends, Timestamp::MIN)
-    }
-
-    #[test]
-    fn what_lies_behind_the_cut_comes_back_whole() {
-        let batches = [batch(&[b"a", b"bb"]), batch(&[]), batch(&[b"ccc"]), batch(&[b"d", b"ee"])];
-        let all: [&[u8]; 5] = [b"a", b"bb", b"ccc", b"d", b"ee"];
-        for cut in 0..=5 {
-            assert_eq!(elements_from(&batches, cut as u64), &all[cut..]);
-        }
-        assert!(elements_from(&batches, u64::MAX).is_empty());
-    }
-
-    fn split(first: i64, transform: &str) -> ProcessBundleSplitResponse {
-        let channel = ChannelSplit {
-            transform_id: transform.into(),
-            last_primary_element: first - 1,
-            first_residual_element: first,
+    fn batches(elements: &[usize]) -> Vec<Batch> {
+        let batch = |elements: &usize| {
+            let ends: Vec<u32> = (1..=*elements as u32).collect();
+            Batch::new(vec![0; *elements].into(), ends, Timestamp::MIN)
         };
-        ProcessBundleSplitResponse { channel_splits: vec![channel], ..Default::default() }
+        elements.iter().map(batch).collect()
+    }
+
+    fn channel(last: i64, first: i64) -> ChannelSplit {
+        ChannelSplit { transform_id: String::new(), last_primary_element: last, first_residual_element: first }
+    }
+
+    fn read(split: ProcessBundleSplitResponse, input: &[usize]) -> Result<Option<(usize, usize)>, String> {
+        let split = from_proto(split, &crate::tests::stage(vec![]), &batches(input))?;
+        Ok(split.map(|split| (split.whole, split.rest)))
     }
 
     #[test]
-    fn the_cut_only_moves_to_the_front() {
-        let stage = crate::tests::stage(vec![]);
-        let mut splits = Splits::new(mpsc::unbounded_channel().1);
-        assert_eq!(splits.take_split(ProcessBundleSplitResponse::default(), &stage), Ok(()));
-        assert_eq!(splits.cut, None);
-        for (first, expected) in [(7, 7), (3, 3), (5, 3)] {
-            assert_eq!(splits.take_split(split(first, "source"), &stage), Ok(()));
-            assert_eq!(splits.cut, Some(expected));
+    fn a_split_says_what_is_kept_and_what_is_not() {
+        let of = |channel_splits: &[ChannelSplit]| {
+            let channel_splits = channel_splits.to_vec();
+            read(ProcessBundleSplitResponse { channel_splits, ..Default::default() }, &[2, 0, 3])
+        };
+        assert_eq!(of(&[]), Ok(None));
+        assert_eq!(of(&[channel(2, 3)]), Ok(Some((3, 3))));
+        assert_eq!(of(&[channel(-1, 1)]), Ok(Some((0, 1))));
+        assert_eq!(of(&[ChannelSplit { transform_id: "source".into(), ..channel(0, 1) }]), Ok(Some((1, 1))));
+        assert!(of(&[ChannelSplit { transform_id: "elsewhere".into(), ..channel(0, 1) }]).is_err());
+        for (last, first) in [(-2, -1), (-1, -1), (0, 3), (2, 2), (i64::MAX, 0), (i64::MIN, 0)] {
+            assert!(of(&[channel(last, first)]).is_err(), "{last}, {first}");
         }
-        assert_eq!(splits.take_split(split(2, ""), &stage), Ok(()));
-        assert_eq!(splits.cut, Some(2));
-        assert!(splits.take_split(split(1, "elsewhere"), &stage).is_err());
-        assert!(splits.take_split(split(-1, "source"), &stage).is_err());
-        let (roots, elements) = splits.residuals(&[batch(&[b"a", b"b", b"c"])]);
-        assert!(roots.is_empty());
-        assert_eq!(elements, [&b"c"[..]]);
+        assert!(of(&[channel(2, 3), channel(2, 3)]).is_err());
+    }
+
+    #[test]
+    fn parts_of_an_element_that_is_not_named_are_refused() {
+        let split =
+            ProcessBundleSplitResponse { primary_roots: vec![BundleApplication::default()], ..Default::default() };
+        assert!(read(split, &[1]).unwrap_err().contains("of which"));
     }
 }

@@ -19,7 +19,8 @@ use ferrobeam_runner::element::{
     BatchBuilder, ElementCoder, Outputs, PANE_NO_FIRING, WireCoder, encode_windowed_value, get_varint, put_varint,
 };
 use ferrobeam_runner::executor::{
-    Bundle, BundleDone, BundleError, CellPart, OpenBundle, StateError, StateKey, StatePage, StateServer,
+    Bundle, BundleDone, BundleError, CellPart, OpenBundle, Split, SplitSink, StateError, StateKey, StatePage,
+    StateServer,
 };
 use ferrobeam_runner::memory::Budget;
 use ferrobeam_runner::plan::{
@@ -29,7 +30,7 @@ use ferrobeam_runner::plan::{
 use ferrobeam_runner::time::Timestamp;
 use ferrobeam_runner::windowing::WindowCoder;
 use prost::Message;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// The size of the one artifact that every job here has.
 pub const ARTIFACT: usize = 3_000_000;
@@ -361,12 +362,35 @@ pub fn open(bridge: &Bridge, stage: u32, state: Arc<dyn StateServer>) -> (Box<dy
     open_part(bridge, stage, None, state)
 }
 
+/// Opens a bundle whose splits are looked at.
+pub fn open_splittable(
+    bridge: &Bridge,
+    stage: u32,
+) -> (Box<dyn Bundle>, mpsc::UnboundedReceiver<Split>, oneshot::Receiver<Outcome>) {
+    let (tell, splits) = mpsc::unbounded_channel();
+    let on_split = Box::new(move |split| {
+        let _ = tell.send(split);
+    });
+    let (bundle, outcome) = open_with(bridge, stage, None, Arc::new(SideInputs::default()), on_split);
+    (bundle, splits, outcome)
+}
+
 /// Opens a bundle of a part of a keyed stage.
 pub fn open_part(
     bridge: &Bridge,
     stage: u32,
     partition: Option<usize>,
     state: Arc<dyn StateServer>,
+) -> (Box<dyn Bundle>, oneshot::Receiver<Outcome>) {
+    open_with(bridge, stage, partition, state, Box::new(|split| panic!("{split:?} was not asked for")))
+}
+
+fn open_with(
+    bridge: &Bridge,
+    stage: u32,
+    partition: Option<usize>,
+    state: Arc<dyn StateServer>,
+    splits: SplitSink,
 ) -> (Box<dyn Bundle>, oneshot::Receiver<Outcome>) {
     let budget = Budget::new(256 << 20, std::env::temp_dir());
     let (tell, outcome) = oneshot::channel();
@@ -375,6 +399,7 @@ pub fn open_part(
         stage: StageId(stage),
         state,
         outputs: Outputs::new(vec![coder()], &budget),
+        splits,
         completion: Box::new(move |outcome| {
             let _ = tell.send(outcome);
         }),

@@ -1,7 +1,8 @@
 //! The open bundles of one operator on one worker: opening, retrying, and learning how they ended.
 //!
 //! The input of a bundle is kept until it succeeds, so a bundle that fails is run again from the same bytes; its partial
-//! output is dropped with it. After [`super::Settings::retries`] failures the job fails with the last error.
+//! output is dropped with it. After [`super::Settings::retries`] failures the job fails with the last error. What a
+//! bundle hands back while it runs is no part of its input any more ([`super::remainder`]).
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -15,10 +16,11 @@ use timely::scheduling::Activator;
 use timely::scheduling::activate::SyncActivator;
 
 use super::flow::backoff;
+use super::remainder::Remainder;
 use super::run::Reporter;
 use super::{Job, JobFailure};
 use crate::element::{Batch, ElementCoder, Outputs};
-use crate::executor::{Bundle, BundleDone, BundleError, OpenBundle, StateServer};
+use crate::executor::{Bundle, BundleDone, BundleError, OpenBundle, Residual, Split, StateServer};
 use crate::plan::{Plan, Stage, StageId};
 use crate::time::Moment;
 
@@ -33,16 +35,30 @@ pub(crate) struct Bundles {
     reporter: Rc<Reporter>,
     open: BTreeMap<u64, Open>,
     next: u64,
-    ended: Receiver<(u64, Result<BundleDone, BundleError>)>,
-    end: Sender<(u64, Result<BundleDone, BundleError>)>,
+    told: Receiver<(u64, Told)>,
+    tell: Sender<(u64, Told)>,
+    /// What bundles hand back is given out at once; otherwise, when they have succeeded.
+    at_once: bool,
+    handed_back: Vec<HandedBack>,
     wake: Arc<SyncActivator>,
     activator: Activator,
     failed: bool,
 }
 
+/// What is told of a bundle.
+enum Told {
+    Split(Split),
+    Ended(Result<BundleDone, BundleError>),
+}
+
 struct Open {
     moment: Moment,
+    /// What this try was given.
     input: Vec<Input>,
+    /// What of it is left, if it was split.
+    remainder: Option<Remainder>,
+    /// What it handed back, where that waits for its end.
+    handed_back: Vec<Residual>,
     /// When this try began.
     began: Instant,
     /// When it was last asked to split, or began.
@@ -67,11 +83,19 @@ pub(crate) struct Finished {
     /// As [`Bundles::start`] gave it.
     pub(crate) id: u64,
     pub(crate) moment: Moment,
-    /// How many elements it was given.
+    /// How many elements it was given and did not hand back.
     pub(crate) elements: usize,
     /// How long its last try was open.
     pub(crate) took: Duration,
     pub(crate) done: BundleDone,
+}
+
+/// Work that a bundle handed back while it goes on.
+pub(crate) struct HandedBack {
+    /// Of the bundle.
+    pub(crate) id: u64,
+    pub(crate) moment: Moment,
+    pub(crate) residuals: Vec<Residual>,
 }
 
 impl Bundles {
@@ -97,7 +121,7 @@ impl Bundles {
         partition: Option<usize>,
         reporter: Rc<Reporter>,
     ) -> Bundles {
-        let (end, ended) = crossbeam_channel::unbounded();
+        let (tell, told) = crossbeam_channel::unbounded();
         let outputs = output_coders(&job.plan, &job.plan.stages[stage.0 as usize]);
         Bundles {
             wake: Arc::new(scope.worker().sync_activator_for(address.to_vec())),
@@ -110,10 +134,17 @@ impl Bundles {
             reporter,
             open: BTreeMap::new(),
             next: 0,
-            ended,
-            end,
+            told,
+            tell,
+            at_once: false,
+            handed_back: Vec::new(),
             failed: false,
         }
+    }
+
+    /// What bundles hand back while they run is to run beside them: see [`Bundles::handed_back`].
+    pub(crate) fn handing_back_at_once(self) -> Bundles {
+        Bundles { at_once: true, ..self }
     }
 
     /// How many more bundles may be opened now, if `slots` may be open at once.
@@ -152,7 +183,17 @@ impl Bundles {
         self.next += 1;
         let bundle = self.run(id, &input);
         let now = Instant::now();
-        let open = Open { moment, input, began: now, since: now, failures: 0, bundle: Some(bundle), again: None };
+        let open = Open {
+            moment,
+            input,
+            remainder: None,
+            handed_back: Vec::new(),
+            began: now,
+            since: now,
+            failures: 0,
+            bundle: Some(bundle),
+            again: None,
+        };
         self.open.insert(id, open);
         id
     }
@@ -180,17 +221,22 @@ impl Bundles {
     }
 
     fn run(&self, id: u64, input: &[Input]) -> Box<dyn Bundle> {
-        let (end, wake) = (self.end.clone(), Arc::clone(&self.wake));
+        let teller = || {
+            let (tell, wake) = (self.tell.clone(), Arc::clone(&self.wake));
+            move |told| {
+                // Both fail only when the worker is gone, and then nobody waits.
+                let _ = tell.send((id, told));
+                let _ = wake.activate();
+            }
+        };
+        let (tell_split, tell_end) = (teller(), teller());
         let mut bundle = self.job.executor.open(OpenBundle {
             stage: self.stage,
             state: (self.states)(),
             partition: self.partition,
             outputs: Outputs::new(self.outputs.clone(), &self.job.budget),
-            completion: Box::new(move |result| {
-                // Both fail only when the worker is gone, and then nobody waits.
-                let _ = end.send((id, result));
-                let _ = wake.activate();
-            }),
+            splits: Box::new(move |split| tell_split(Told::Split(split))),
+            completion: Box::new(move |ended| tell_end(Told::Ended(ended))),
         });
         for part in input {
             match part {
@@ -202,13 +248,33 @@ impl Bundles {
         bundle
     }
 
+    /// What bundles handed back while they run, as [`Bundles::poll`] learnt of it; nothing unless that was asked for.
+    pub(crate) fn handed_back(&mut self) -> Vec<HandedBack> {
+        std::mem::take(&mut self.handed_back)
+    }
+
     /// The next bundle that succeeded; runs those again whose time has come.
     pub(crate) fn poll(&mut self) -> Option<Finished> {
-        while let Ok((id, result)) = self.ended.try_recv() {
+        while let Ok((id, told)) = self.told.try_recv() {
             let Some(mut open) = self.open.remove(&id) else { continue };
-            match result {
-                Ok(done) => {
+            let ended = match told {
+                Told::Ended(ended) => ended,
+                Told::Split(split) => {
+                    let handed_back = open.split(split);
+                    if self.at_once {
+                        let moment = open.moment;
+                        self.handed_back.push(HandedBack { id, moment, residuals: handed_back });
+                    } else {
+                        open.handed_back.extend(handed_back);
+                    }
+                    self.open.insert(id, open);
+                    continue;
+                }
+            };
+            match ended {
+                Ok(mut done) => {
                     let (elements, took) = (open.elements(), open.began.elapsed());
+                    done.residuals.append(&mut open.handed_back);
                     return Some(Finished { id, moment: open.moment, elements, took, done });
                 }
                 Err(error) if error.retry && open.failures < self.job.settings.retries => {
@@ -248,6 +314,9 @@ impl Bundles {
             .collect();
         for id in due {
             let Some(mut open) = self.open.remove(&id) else { continue };
+            if let Some(remainder) = open.remainder.take() {
+                open.input = remainder.take(open.input);
+            }
             open.bundle = Some(self.run(id, &open.input));
             (open.began, open.since) = (now, now);
             open.again = None;
@@ -275,11 +344,11 @@ impl Bundles {
 
 impl Open {
     fn elements(&self) -> usize {
-        let elements = self.input.iter().map(|input| match input {
-            Input::Elements(batch) => batch.len(),
-            Input::Timers(..) => 0,
-        });
-        elements.sum()
+        self.remainder.as_ref().map_or_else(|| Remainder::of(&self.input).elements(), Remainder::elements)
+    }
+
+    fn split(&mut self, split: Split) -> Vec<Residual> {
+        self.remainder.get_or_insert_with(|| Remainder::of(&self.input)).split(split, &self.input)
     }
 }
 

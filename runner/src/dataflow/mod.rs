@@ -23,6 +23,7 @@ mod keyed;
 mod merge;
 mod queue;
 mod quiescence;
+mod remainder;
 mod route;
 mod run;
 mod side_inputs;

@@ -7,7 +7,8 @@
 //! Residuals of splittable elements come back to the queue, held at the watermark that the SDK said. They belong to the
 //! epoch that the input has reached by then: a source that never ends must not keep an epoch open. A bundle that goes on
 //! for long is asked to hand back what is left: of an unbounded source everything, so that results flow and others get
-//! their turn, of a bounded one a half, where another slot idles.
+//! their turn, of a bounded one a half, where another slot idles, and of ordinary elements all that wait behind a slow
+//! one. The last two run beside the bundle that handed them back.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -23,7 +24,7 @@ use timely::scheduling::Activator;
 
 use super::Job;
 use super::bundle_state::StageState;
-use super::bundles::{Bundles, Finished};
+use super::bundles::{Bundles, Finished, HandedBack};
 use super::edge::{Edge, Output, moment};
 use super::emission::Emissions;
 use super::flow::Flow;
@@ -77,9 +78,11 @@ pub(crate) fn build<'scope>(
         Bundles::with_states(scope, address, job.clone(), stage, states, None, reporter)
     };
     let unbounded = plan.unbounded;
+    // A source without an end goes on where it was asked to stop, but not before all that came before was sent.
+    let in_turn = plan.splittable && unbounded;
     let mut operator = Operator {
         name: plan.name.clone(),
-        bundles: bundles(stage),
+        bundles: if in_turn { bundles(stage) } else { bundles(stage).handing_back_at_once() },
         truncation: plan.splittable.then(|| Truncation::new(plan.truncate.map(bundles), unbounded, &job.budget)),
         splittable: plan.splittable,
         unbounded,
@@ -188,6 +191,9 @@ impl Operator {
         while let Some(finished) = self.bundles.poll() {
             self.finish(finished);
         }
+        for handed_back in self.bundles.handed_back() {
+            self.take_back(handed_back);
+        }
         self.drain();
         if self.failed || self.bundles.failed() {
             // Capabilities stay where they are: nothing downstream may take silence for the end of input.
@@ -216,8 +222,7 @@ impl Operator {
     fn finish(&mut self, finished: Finished) {
         let Finished { id, moment, elements, took, done } = finished;
         if !self.splittable {
-            let processed = elements.saturating_sub(done.residuals.len()).max(1);
-            self.slow = took / u32::try_from(processed).unwrap_or(u32::MAX) >= SLOW;
+            self.slow = took / u32::try_from(elements.max(1)).unwrap_or(u32::MAX) >= SLOW;
         }
         let whole = self.truncation.as_ref().is_some_and(|truncation| truncation.is_before(id));
         for residual in done.residuals {
@@ -229,6 +234,17 @@ impl Operator {
             finalizer.finalize();
         }
         self.emissions.push(moment, done.outputs);
+    }
+
+    /// Takes what a bundle handed back that goes on.
+    fn take_back(&mut self, handed_back: HandedBack) {
+        let HandedBack { id, moment, residuals } = handed_back;
+        // Ordinary elements are only asked for where one takes long.
+        self.slow |= !self.splittable && !residuals.is_empty();
+        let whole = self.truncation.as_ref().is_some_and(|truncation| truncation.is_before(id));
+        for residual in residuals {
+            self.postpone(moment, residual, whole);
+        }
     }
 
     /// Takes back an element, or a part of a splittable one. `whole`: when the job drains, it is still to be truncated.
