@@ -45,16 +45,21 @@ pub(crate) fn compilers() -> Result<()> {
     if has_libclang() { Ok(()) } else { install(&["libclang-dev"]) }
 }
 
-/// Whether libclang is where the bindings' generator looks for it, with the headers that come with its link.
+/// Whether libclang is where the bindings' generator looks for it, with the headers that come with its link. LLVM may be
+/// there without it.
 fn has_libclang() -> bool {
     const LIBRARY: [&str; 2] = ["libclang.so", "libclang.dylib"];
-    if env::var_os("LIBCLANG_PATH").is_some() || exists("llvm-config") {
+    if env::var_os("LIBCLANG_PATH").is_some() {
         return true;
     }
+    let of_llvm = Command::new("llvm-config").arg("--libdir").stderr(Stdio::null()).output().ok();
+    let of_llvm = of_llvm.and_then(|output| String::from_utf8(output.stdout).ok()).map(|folder| folder.trim().into());
     let versions = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
     let llvm = versions.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("llvm")));
-    let folders =
-        llvm.map(|path| path.join("lib")).chain(["/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from));
+    let folders = llvm
+        .map(|path| path.join("lib"))
+        .chain(["/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from))
+        .chain(of_llvm);
     folders.flat_map(|folder| LIBRARY.map(|library| folder.join(library))).any(|file| file.exists())
 }
 

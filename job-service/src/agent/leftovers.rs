@@ -7,38 +7,100 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ferrobeam_harness_bridge::WORK_DIR_VARIABLE;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Looks beyond which what still appears is left alone: who starts processes faster than this ends them is not caught.
-const LOOKS: usize = 5;
+/// How long processes are looked for that keep appearing, or that have been killed and are still there. Who starts
+/// processes faster than this ends them is not caught.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a process may show no environment until it is taken for one that has none.
+const UNCLEAR: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(1);
 
-/// Kills what the job process of this folder left behind. Where there is no `/proc`, nothing is found. Blocks for as long
-/// as it takes to look at every process of the machine.
+/// Kills what the job process of this folder left behind, and returns when it is gone. Where there is no `/proc`, nothing
+/// is found. Blocks for as long as it takes to look at every process of the machine, twice if there was something.
 pub(super) fn end(work_dir: &Path) {
     let mark = [WORK_DIR_VARIABLE.as_bytes(), b"=", work_dir.as_os_str().as_bytes()].concat();
-    for _ in 0..LOOKS {
-        let left = marked(&mark);
-        if left.is_empty() {
-            return;
-        }
-        for pid in left {
+    let begun = Instant::now();
+    let mut killed = Vec::new();
+    while begun.elapsed() < PATIENCE {
+        let (left, unclear) = marked(&mark);
+        for pid in &left {
             tracing::debug!(?pid, "kills a process that a job process left behind");
             // Fails for one that is gone by now.
-            let _ = kill_process(pid, Signal::KILL);
+            let _ = kill_process(*pid, Signal::KILL);
         }
+        killed.extend(left.iter().copied());
+        killed.retain(|pid| state(*pid).is_some_and(|state| state.runs));
+        if left.is_empty() && killed.is_empty() && !(unclear && begun.elapsed() < UNCLEAR) {
+            return;
+        }
+        std::thread::sleep(PAUSE);
     }
+    tracing::warn!(?killed, folder = %work_dir.display(), "processes that a job process left behind do not end");
 }
 
-/// The processes with `mark` as one of the variables that they were started with. Those of other users do not show
-/// theirs, and a process that has ended has none any more.
-fn marked(mark: &[u8]) -> Vec<Pid> {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+/// The processes with `mark` as one of the variables that they were started with, and whether there are others that
+/// may yet turn out to have it. Processes of other users do not show their variables, and one that has ended has none
+/// any more; nor has one, for a moment, that becomes another program.
+fn marked(mark: &[u8]) -> (Vec<Pid>, bool) {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return (Vec::new(), false) };
+    let mut unclear = false;
     let pids = processes.filter_map(|entry| {
         let pid = Pid::from_raw(entry.ok()?.file_name().to_str()?.parse().ok()?)?;
         let variables = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).ok()?;
+        unclear |= variables.is_empty() && state(pid).is_some_and(|state| state.runs && state.has_memory);
         variables.split(|byte| *byte == 0).any(|variable| variable == mark).then_some(pid)
     });
-    pids.collect()
+    let pids = pids.collect();
+    (pids, unclear)
+}
+
+/// What `/proc` says of a process.
+struct State {
+    /// It is more than an exit code.
+    runs: bool,
+    /// It is no thread of the kernel, and not about to end.
+    has_memory: bool,
+}
+
+/// Nothing when there is no such process.
+fn state(pid: Pid) -> Option<State> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
+    let state = status.lines().find_map(|line| line.strip_prefix("State:"))?.trim_start();
+    Some(State {
+        runs: !state.starts_with(['Z', 'X']),
+        has_memory: status.lines().any(|line| line.starts_with("VmSize:")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// Looks at once: at processes that have just become another program, or are about to.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn nothing_is_left_of_what_has_hardly_begun() {
+        for round in 0..100 {
+            let folder = tempfile::tempdir().expect("a folder");
+            // Each has the pipe open for as long as it is there.
+            let script = "set -m; sleep 1000 & (sleep 1000; true) & sleep 1000; true";
+            let mut command = Command::new("sh");
+            command.args(["-c", script]).env(WORK_DIR_VARIABLE, folder.path()).stdout(Stdio::piped());
+            let mut harness = command.spawn().expect("it starts");
+            let mut pipe = harness.stdout.take().expect("it is piped");
+            std::thread::sleep(Duration::from_micros(round * 50));
+            end(folder.path());
+            rustix::io::ioctl_fionbio(&pipe, true).expect("it is open");
+            let left = pipe.read(&mut [0; 16]);
+            harness.wait().expect("it was started here");
+            assert_eq!(left.map_err(|error| error.kind()), Ok(0), "round {round}");
+        }
+    }
 }
