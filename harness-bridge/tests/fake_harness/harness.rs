@@ -34,9 +34,9 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::support::*;
 
 /// A worker pool that passes on what it is asked to start.
-pub(crate) struct Pool {
-    pub(crate) starts: mpsc::Sender<StartWorkerRequest>,
-    pub(crate) refusal: String,
+struct Pool {
+    starts: mpsc::Sender<StartWorkerRequest>,
+    refusal: String,
 }
 
 #[tonic::async_trait]
@@ -69,7 +69,7 @@ pub(crate) async fn pool(refusal: &str) -> (String, mpsc::Receiver<StartWorkerRe
 pub(crate) struct Fake {
     pub(crate) channel: Channel,
     pub(crate) worker_id: String,
-    pub(crate) instructions: Streaming<InstructionRequest>,
+    instructions: Streaming<InstructionRequest>,
     pub(crate) responses: mpsc::Sender<InstructionResponse>,
 }
 
@@ -181,7 +181,7 @@ pub(crate) struct Fixture {
     pub(crate) bridge: Bridge,
     pub(crate) started: mpsc::Receiver<StartWorkerRequest>,
     pub(crate) fake: Fake,
-    pub(crate) pool: JoinHandle<()>,
+    pool: JoinHandle<()>,
     _folder: tempfile::TempDir,
 }
 

@@ -30,34 +30,31 @@ use ferrobeam_runner::plan::{
 use ferrobeam_runner::time::Timestamp;
 use ferrobeam_runner::windowing::WindowCoder;
 use prost::Message;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// The size of the one artifact that every job here has.
 pub const ARTIFACT: usize = 3_000_000;
 
 /// Keeps what is logged.
 #[derive(Default)]
-pub struct Collected(Mutex<Vec<HarnessLog>>);
+pub struct Collected(watch::Sender<Vec<HarnessLog>>);
 
 impl Collected {
     pub fn entries(&self) -> Vec<HarnessLog> {
-        self.0.lock().unwrap().clone()
+        self.0.borrow().clone()
     }
 
     /// Waits for an entry.
     pub async fn wait_for(&self, wanted: impl Fn(&HarnessLog) -> bool) -> HarnessLog {
-        loop {
-            if let Some(found) = self.entries().into_iter().find(|entry| wanted(entry)) {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let mut entries = self.0.subscribe();
+        let entries = entries.wait_for(|entries| entries.iter().any(&wanted)).await.unwrap();
+        entries.iter().find(|entry| wanted(entry)).unwrap().clone()
     }
 }
 
 impl LogSink for Collected {
     fn log(&self, entry: HarnessLog) {
-        self.0.lock().unwrap().push(entry);
+        self.0.send_modify(|entries| entries.push(entry));
     }
 }
 

@@ -5,6 +5,7 @@
 //! that process in its environment, and so does all that it started. A parent-death signal was rejected: Linux sends it
 //! when the *thread* that started the child ends.
 
+use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -24,16 +25,17 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub(super) fn end(work_dir: &Path) {
     let mark = [WORK_DIR_VARIABLE.as_bytes(), b"=", work_dir.as_os_str().as_bytes()].concat();
     let begun = Instant::now();
-    let mut killed = Vec::new();
+    let mut killed = HashSet::new();
     while begun.elapsed() < PATIENCE {
         let (left, unclear) = marked(&mark);
         for pid in &left {
-            tracing::debug!(?pid, "kills a process that a job process left behind");
-            // Fails for one that is gone by now.
-            let _ = kill_process(*pid, Signal::KILL);
+            if killed.insert(*pid) {
+                tracing::debug!(?pid, "kills a process that a job process left behind");
+                // Fails for one that is gone by now.
+                let _ = kill_process(*pid, Signal::KILL);
+            }
         }
-        killed.extend(left.iter().copied());
-        killed.retain(|pid| state(*pid).is_some_and(|state| state.runs));
+        killed.retain(|pid| runs(*pid));
         if left.is_empty() && killed.is_empty() && !(unclear && begun.elapsed() < UNCLEAR) {
             return;
         }
@@ -51,29 +53,28 @@ fn marked(mark: &[u8]) -> (Vec<Pid>, bool) {
     let pids = processes.filter_map(|entry| {
         let pid = Pid::from_raw(entry.ok()?.file_name().to_str()?.parse().ok()?)?;
         let variables = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).ok()?;
-        unclear |= variables.is_empty() && state(pid).is_some_and(|state| state.runs && state.has_memory);
+        unclear |= variables.is_empty() && has_memory(pid);
         variables.split(|byte| *byte == 0).any(|variable| variable == mark).then_some(pid)
     });
     let pids = pids.collect();
     (pids, unclear)
 }
 
-/// What `/proc` says of a process.
-struct State {
-    /// It is more than an exit code.
-    runs: bool,
-    /// It is no thread of the kernel, and not about to end.
-    has_memory: bool,
+/// Whether a process is there, and more than its exit code.
+fn runs(pid: Pid) -> bool {
+    let status = status(pid);
+    let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+    state.is_some_and(|state| !state.trim_start().starts_with(['Z', 'X']))
 }
 
-/// Nothing when there is no such process.
-fn state(pid: Pid) -> Option<State> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
-    let state = status.lines().find_map(|line| line.strip_prefix("State:"))?.trim_start();
-    Some(State {
-        runs: !state.starts_with(['Z', 'X']),
-        has_memory: status.lines().any(|line| line.starts_with("VmSize:")),
-    })
+/// Whether a process is no thread of the kernel, and not about to end.
+fn has_memory(pid: Pid) -> bool {
+    status(pid).lines().any(|line| line.starts_with("VmSize:"))
+}
+
+/// What `/proc` says of a process: nothing when there is none.
+fn status(pid: Pid) -> String {
+    std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default()
 }
 
 #[cfg(test)]

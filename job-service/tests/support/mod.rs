@@ -1,5 +1,5 @@
 //! A real service on free ports, clients of it, and pipelines to submit.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test binary uses its own part")]
 
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
