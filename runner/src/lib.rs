@@ -6,6 +6,7 @@
 //! What is absent, on purpose: only [`dataflow`] and [`time`] import timely; [`windowing`], [`metrics`] and [`plan`] do
 //! no IO; no user element is ever decoded further than its key and windows.
 
+pub mod checkpoint;
 pub mod clock;
 pub mod dataflow;
 pub mod element;

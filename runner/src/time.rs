@@ -79,9 +79,13 @@ impl Refines<()> for Moment {
     fn summarize(_: ()) {}
 }
 
-/// The watermark a frontier stands at; `None` once the frontier is empty, so that nothing more can come.
+/// The watermark of what only says that time goes on: no element and no work is ever held there. It is greater than
+/// [`Timestamp::MAX`], where a source may stand that has come to its end and is still there.
+pub const NOTHING_MORE: i64 = i64::MAX;
+
+/// The watermark a frontier stands at; `None` once nothing more can come: the frontier is empty, or only epochs go on.
 pub fn watermark(frontier: AntichainRef<Moment>) -> Option<Timestamp> {
-    frontier.iter().map(|moment| Timestamp(moment.watermark)).min()
+    frontier.iter().map(|moment| moment.watermark).min().filter(|least| *least < NOTHING_MORE).map(Timestamp)
 }
 
 /// The oldest epoch still open at a frontier; `None` once the frontier is empty.

@@ -111,13 +111,13 @@ impl Reports {
 }
 
 impl JobObserver for Reports {
-    fn committed(&self, stage: StageId, metrics: Vec<Metric>) {
+    fn committed(&self, stage: StageId, _epoch: u64, metrics: Vec<Metric>) {
         self.metrics.commit(metrics);
         *self.bundles.lock().unwrap_or_else(PoisonError::into_inner).entry(stage).or_default() += 1;
         self.changed.store(true, Ordering::Relaxed);
     }
 
-    fn counted(&self, metric: Metric) {
+    fn counted(&self, _epoch: u64, metric: Metric) {
         self.metrics.commit(vec![metric]);
         self.changed.store(true, Ordering::Relaxed);
     }

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use ferrobeam_harness_bridge::{Bridge, BridgeConfig, TestStreamServices};
+use ferrobeam_runner::checkpoint::Checkpoints;
 use ferrobeam_runner::dataflow::{self, Drain, Job, JobFailure, Settings, Topology};
 use ferrobeam_runner::memory::Budget;
 use ferrobeam_runner::plan::Plan;
@@ -150,6 +151,7 @@ impl Part {
             observer: self.reports.clone(),
             settings: settings(&deployment),
             drain: self.drain.clone(),
+            checkpoints: Checkpoints::none(),
             test_events: Arc::new(TestStreamServices::new(Handle::current())),
         };
         if deployment.draining {

@@ -12,12 +12,14 @@ use super::Job;
 use super::bundle_state::StageState;
 use super::bundles::{Bundles, element_coder};
 use super::edge::Edge;
-use super::flow::Flow;
+use super::epochs::{self, Epochs};
+use super::flow::{Backlogs, Flow};
 use super::group::{self, Grouping};
 use super::impulse;
 use super::keyed;
+use super::links::Links;
 use super::merge::{Merger, WindowMerges};
-use super::quiescence::{self, Quiescence};
+use super::quiescence::{self, Quiescence, Watcher};
 use super::route::{self, Route};
 use super::run::Reporter;
 use super::side_inputs::{Fillers, Tables};
@@ -31,6 +33,7 @@ use crate::time::Moment;
 
 /// What all workers of a process share.
 pub(crate) struct Shared {
+    backlogs: Backlogs,
     iterables: Arc<StoredIterables>,
     tables: Tables,
     /// Opens the stores of keyed state.
@@ -42,8 +45,8 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Fails when a store cannot be opened.
-    pub(crate) fn new(job: &Job) -> Result<Shared, StoreError> {
+    /// Of a process among so many, with so many workers. Fails when a store cannot be opened.
+    pub(crate) fn new(job: &Job, (processes, workers): (usize, usize)) -> Result<Shared, StoreError> {
         let test_clock = job.plan.is_test_driven().then(|| Arc::new(TestClock::default()));
         let clock: Arc<dyn Clock> = match &test_clock {
             Some(clock) => Arc::clone(clock) as Arc<dyn Clock>,
@@ -51,6 +54,7 @@ impl Shared {
         };
         let stores = Stores::new(job.settings.store, &job.budget);
         Ok(Shared {
+            backlogs: Backlogs::new(&job.plan, workers.max(1), workers * processes, job.checkpoints.are_on()),
             iterables: Arc::new(StoredIterables::new(&job.budget)),
             tables: Tables::new(job, &stores)?,
             stores,
@@ -67,7 +71,6 @@ impl Shared {
 /// Builds the whole plan on `worker`.
 pub(crate) fn build(worker: &mut Worker, job: &Job, shared: &Shared, shape: (usize, usize), reporter: Reporter) {
     let reporter = Rc::new(reporter);
-    let flow = Rc::new(Flow::default());
     worker.dataflow::<Moment, _, _>(|scope| {
         let fillers = Fillers {
             scope,
@@ -78,16 +81,27 @@ pub(crate) fn build(worker: &mut Worker, job: &Job, shared: &Shared, shape: (usi
             barriers: BTreeMap::new(),
         };
         let edges = BTreeMap::new();
-        let mut builder = Builder { scope, job, shared, shape, flow, reporter, edges, fillers, ends: Vec::new() };
-        let quiescence = shared.test_clock.as_ref().map(|clock| builder.test_streams(Arc::clone(clock)));
-        for node in &job.plan.nodes {
+        let mut builder =
+            Builder { scope, job, shared, shape, reporter, edges, fillers, ends: Vec::new(), epochs: None, node: 0 };
+        let mut watchers: Vec<Box<dyn Watcher>> = Vec::new();
+        if let Some(clock) = &shared.test_clock {
+            watchers.push(Box::new(builder.test_streams(Arc::clone(clock))));
+        } else if job.checkpoints.are_on() {
+            let Epochs { edge, end } = epochs::build(scope, &job.checkpoints);
+            builder.ends.push(edge.clone());
+            builder.epochs = Some(edge);
+            watchers.push(Box::new(end));
+        }
+        for (index, node) in job.plan.nodes.iter().enumerate() {
+            builder.node = index;
             builder.node(node);
         }
-        if let Some(quiescence) = quiescence {
+        if !watchers.is_empty() {
             let edges = builder.edges.into_values().chain(builder.fillers.barriers.into_values()).chain(builder.ends);
-            quiescence::watch(scope, edges.collect(), quiescence);
+            quiescence::watch(scope, edges.collect(), watchers);
         }
     });
+    job.checkpoints.worker_is_built();
 }
 
 struct Builder<'scope, 'a> {
@@ -95,23 +109,27 @@ struct Builder<'scope, 'a> {
     job: &'a Job,
     shared: &'a Shared,
     shape: (usize, usize),
-    flow: Rc<Flow>,
     reporter: Rc<Reporter>,
     edges: BTreeMap<CollectionId, Edge<'scope>>,
     fillers: Fillers<'scope, 'a>,
     /// Outputs without data, of operators that have no others.
     ends: Vec<Edge<'scope>>,
+    /// A part of every source, where there are epochs: says which one it is.
+    epochs: Option<Edge<'scope>>,
+    /// The index of the node that is built.
+    node: usize,
 }
 
 /// The stream of a collection. The plan is in topological order; a collection that nothing produces is empty.
 fn edge<'scope>(
     scope: Scope<'scope, Moment>,
     edges: &BTreeMap<CollectionId, Edge<'scope>>,
+    epochs: Option<&Edge<'scope>>,
     collection: CollectionId,
 ) -> Edge<'scope> {
     match edges.get(&collection) {
         Some(edge) => edge.clone(),
-        None => scope.concatenate(std::iter::empty()),
+        None => scope.concatenate(epochs.cloned()),
     }
 }
 
@@ -121,13 +139,36 @@ impl<'scope> Builder<'scope, '_> {
     }
 
     fn edge(&self, collection: CollectionId) -> Edge<'scope> {
-        edge(self.scope, &self.edges, collection)
+        edge(self.scope, &self.edges, self.epochs.as_ref(), collection)
+    }
+
+    /// What ties the operator of the present node, which makes `outputs` and saves as `name`, to its process.
+    fn links(&self, name: String, outputs: impl IntoIterator<Item = CollectionId>) -> Links {
+        Links {
+            flow: self.flow(outputs),
+            reporter: Rc::clone(&self.reporter),
+            saver: self.job.checkpoints.saver(name, self.scope.index(), self.scope.peers()),
+        }
+    }
+
+    fn flow(&self, outputs: impl IntoIterator<Item = CollectionId>) -> Flow {
+        self.shared.backlogs.flow(self.node, outputs, self.scope.index())
+    }
+
+    /// How many stages read a collection.
+    fn readers(&self, collection: CollectionId) -> u32 {
+        let reads = |node: &&Node| match node {
+            Node::Stage(id) => self.plan().stages[id.0 as usize].input.collection == collection,
+            _ => false,
+        };
+        self.plan().nodes.iter().filter(reads).count() as u32
     }
 
     fn node(&mut self, node: &Node) {
         match node {
             Node::Impulse { output } => {
-                let edge = impulse::build(self.scope);
+                let impulse = impulse::build(self.scope, self.job.checkpoints.restore().is_some());
+                let edge = self.scope.concatenate(std::iter::once(impulse).chain(self.epochs.clone()));
                 self.edges.insert(*output, edge);
             }
             Node::Flatten { inputs, output } => {
@@ -149,24 +190,26 @@ impl<'scope> Builder<'scope, '_> {
                     windowing: windowing.clone(),
                     budget: self.job.budget.clone(),
                     iterables: Arc::clone(&self.shared.iterables),
+                    readers: self.readers(*output),
                 };
                 let merges = |address: Rc<[usize]>| merge.and_then(|stage| self.window_merges(stage, address));
-                let ends = (Rc::clone(&self.flow), Rc::clone(&self.reporter));
-                let edge = if *bounded {
+                let edge = if *bounded && !self.job.checkpoints.are_on() {
                     group::build(
                         self.scope,
                         grouping,
                         self.edge(*input),
                         |address| merges(address).map(Merger::new),
-                        ends,
+                        self.flow([*output]),
+                        Rc::clone(&self.reporter),
                     )
                 } else {
+                    let links = self.links(format!("group {name}"), [*output]);
                     let means = windowed::Means {
-                        store: self.shared.stores.open(&format!("group-{}-{}", output.0, self.scope.index())),
+                        stores: self.shared.stores.clone(),
                         clock: Arc::clone(&self.shared.clock),
                         observer: Arc::clone(&self.job.observer),
                     };
-                    windowed::build(self.scope, grouping, means, self.edge(*input), merges, ends)
+                    windowed::build(self.scope, grouping, means, self.edge(*input), merges, links)
                 };
                 self.edges.insert(*output, edge);
             }
@@ -182,6 +225,8 @@ impl<'scope> Builder<'scope, '_> {
         let sources = test_stream::build(self.scope, self.job, clock, self.shape, reporter);
         self.edges.extend(sources.outputs);
         self.ends.push(sources.clocks);
+        self.ends.push(sources.epochs.clone());
+        self.epochs = Some(sources.epochs);
         sources.quiescence
     }
 
@@ -197,16 +242,16 @@ impl<'scope> Builder<'scope, '_> {
         let plan = Arc::clone(&self.job.plan);
         let stage = &plan.stages[id.0 as usize];
         let state = self.shared.state(stage);
-        let edges = &self.edges;
-        let side_inputs = self.fillers.of(self.job, stage, |id| edge(self.scope, edges, id), &state);
+        let (edges, epochs) = (&self.edges, self.epochs.as_ref());
+        let side_inputs = self.fillers.of(self.job, stage, |id| edge(self.scope, edges, epochs, id), &state);
         let input = self.edge(stage.input.collection);
-        let ends = (Rc::clone(&self.flow), Rc::clone(&self.reporter));
+        let links = self.links(format!("stage {}", stage.name), stage.outputs.iter().map(|port| port.collection));
         let outputs = match &stage.keyed {
-            None => super::stage::build(self.scope, self.job, id, input, side_inputs, state, ends),
+            None => super::stage::build(self.scope, self.job, id, input, side_inputs, state, links),
             Some(keyed) => {
                 let parts =
                     keyed::Parts { state, clock: Arc::clone(&self.shared.clock), stores: self.shared.stores.clone() };
-                keyed::build(self.scope, self.job, (id, keyed), input, side_inputs, parts, ends)
+                keyed::build(self.scope, self.job, (id, keyed), input, side_inputs, parts, links)
             }
         };
         let mut outputs = outputs.into_iter();

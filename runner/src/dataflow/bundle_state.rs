@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::Job;
+use super::group::is_state_backed;
 use crate::executor::{StateError, StateKey, StatePage, StateServer};
-use crate::grouping::StoredIterables;
+use crate::grouping::{References, StoredIterables};
+use crate::plan::StageId;
 use crate::side_input::{GrowingTable, SideInputTable, View};
 use crate::state::BundleState;
 
@@ -62,6 +65,13 @@ impl StageState {
         let (names, tables): (Vec<_>, Vec<_>) = side_inputs.into_iter().unzip();
         let names = names.into_iter().zip(0..).collect();
         StageState { tables: tables.into(), names: Arc::new(names), iterables }
+    }
+
+    /// The iterables that the input of a stage of `job` may go on in, if it may.
+    pub(crate) fn references(&self, job: &Job, stage: StageId) -> Option<References> {
+        let input = job.plan.stages[stage.0 as usize].input.collection;
+        let may = is_state_backed(&job.plan.collections[input.0 as usize].value);
+        may.then(|| References::new(Arc::clone(&self.iterables)))
     }
 
     /// What serves a bundle that opens now.

@@ -12,15 +12,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use timely::dataflow::Scope;
-use timely::scheduling::Activator;
 use timely::scheduling::activate::SyncActivator;
 
+use super::alarm::Alarm;
 use super::flow::backoff;
 use super::remainder::Remainder;
 use super::run::Reporter;
 use super::{Job, JobFailure};
 use crate::element::{Batch, ElementCoder, Outputs};
 use crate::executor::{Bundle, BundleDone, BundleError, OpenBundle, Residual, Split, StateServer};
+use crate::grouping::References;
 use crate::plan::{Plan, Stage, StageId};
 use crate::time::Moment;
 
@@ -40,8 +41,10 @@ pub(crate) struct Bundles {
     /// What bundles hand back is given out at once; otherwise, when they have succeeded.
     at_once: bool,
     handed_back: Vec<HandedBack>,
+    /// Where the rest of elements is that go on in state.
+    references: Option<References>,
     wake: Arc<SyncActivator>,
-    activator: Activator,
+    alarm: Alarm,
     failed: bool,
 }
 
@@ -125,7 +128,7 @@ impl Bundles {
         let outputs = output_coders(&job.plan, &job.plan.stages[stage.0 as usize]);
         Bundles {
             wake: Arc::new(scope.worker().sync_activator_for(address.to_vec())),
-            activator: scope.activator_for(address),
+            alarm: Alarm::new(scope.activator_for(address)),
             job,
             stage,
             outputs,
@@ -138,8 +141,19 @@ impl Bundles {
             tell,
             at_once: false,
             handed_back: Vec::new(),
+            references: None,
             failed: false,
         }
+    }
+
+    /// The elements may go on in state: what of them is there is given back when they were processed.
+    pub(crate) fn reading(self, references: Option<References>) -> Bundles {
+        Bundles { references, ..self }
+    }
+
+    /// Where the rest of elements is that go on in state, if they may.
+    pub(crate) fn references(&self) -> Option<&References> {
+        self.references.as_ref()
     }
 
     /// What bundles hand back while they run is to run beside them: see [`Bundles::handed_back`].
@@ -274,6 +288,9 @@ impl Bundles {
             match ended {
                 Ok(mut done) => {
                     let (elements, took) = (open.elements(), open.began.elapsed());
+                    if let Some(references) = &self.references {
+                        open.processed(|element| references.release(element));
+                    }
                     done.residuals.append(&mut open.handed_back);
                     return Some(Finished { id, moment: open.moment, elements, took, done });
                 }
@@ -289,7 +306,7 @@ impl Bundles {
                     ));
                     open.bundle = None;
                     open.again = Some(Instant::now() + wait);
-                    self.activator.activate_after(wait);
+                    self.alarm.set(wait);
                     self.open.insert(id, open);
                 }
                 Err(error) => {
@@ -345,6 +362,17 @@ impl Bundles {
 impl Open {
     fn elements(&self) -> usize {
         self.remainder.as_ref().map_or_else(|| Remainder::of(&self.input).elements(), Remainder::elements)
+    }
+
+    /// Visits the elements that it was given and did not hand back.
+    fn processed(&self, mut see: impl FnMut(&[u8])) {
+        let mut left = self.remainder.as_ref().map_or(usize::MAX, Remainder::whole);
+        for input in &self.input {
+            if let Input::Elements(batch) = input {
+                batch.elements().take(left).for_each(&mut see);
+                left = left.saturating_sub(batch.len());
+            }
+        }
     }
 
     fn split(&mut self, split: Split) -> Vec<Residual> {

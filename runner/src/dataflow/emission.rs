@@ -1,12 +1,15 @@
 //! What a stage operator has to send on, and the capabilities it sends it at.
 //!
-//! Output of finished bundles waits while the worker has enough to do. Until it is sent, and for as long as the operator
-//! says that more may come, the capabilities stay at the least such moments; so the watermark and the epoch of every
-//! output are exactly those of what may still come.
+//! Output of finished bundles waits while those behind have enough to do ([`super::flow`]). Until it is sent, and for as
+//! long as the operator says that more may come, the capabilities stay at the least such moments; so the watermark and
+//! the epoch of every output are exactly those of what may still come.
+//!
+//! While much waits, the operator opens no bundle ([`Emissions::is_full`]): what is made and not sent is at most the limit
+//! and what the bundles give that were open then, in memory or on disk, whatever the ratio of a fast source to a slow
+//! stage.
 
 use std::collections::VecDeque;
 use std::io;
-use std::rc::Rc;
 
 use timely::dataflow::operators::CapabilitySet;
 use timely::progress::Antichain;
@@ -17,6 +20,11 @@ use super::flow::{Flow, VISIT_LIMIT};
 use crate::element::{Outputs, SpillQueue};
 use crate::time::Moment;
 
+/// Bytes of finished output that may wait before no bundle is opened any more.
+const WAITING_BYTES: usize = 16 << 20;
+/// Finished bundles whose output may wait; each has a file where it did not fit in memory.
+const WAITING_BUNDLES: usize = 32;
+
 /// See the module.
 pub(crate) struct Emissions {
     outputs: Vec<Output>,
@@ -25,7 +33,9 @@ pub(crate) struct Emissions {
     held: Antichain<Moment>,
     /// Oldest first.
     waiting: VecDeque<Emission>,
-    flow: Rc<Flow>,
+    /// Bytes of `waiting`.
+    bytes: usize,
+    flow: Flow,
     activator: Activator,
 }
 
@@ -35,12 +45,13 @@ struct Emission {
 }
 
 impl Emissions {
-    pub(crate) fn new(outputs: Vec<Output>, flow: Rc<Flow>, activator: Activator) -> Emissions {
+    pub(crate) fn new(outputs: Vec<Output>, flow: Flow, activator: Activator) -> Emissions {
         Emissions {
             outputs,
             capabilities: Vec::new(),
             held: Antichain::from_elem(timely::progress::Timestamp::minimum()),
             waiting: VecDeque::new(),
+            bytes: 0,
             flow,
             activator,
         }
@@ -55,6 +66,7 @@ impl Emissions {
     pub(crate) fn push(&mut self, moment: Moment, outputs: Outputs) {
         let ports = outputs.into_ports();
         if ports.iter().any(|port| !port.is_empty()) {
+            self.bytes += ports.iter().map(SpillQueue::bytes).sum::<usize>();
             self.waiting.push_back(Emission { moment, ports });
         }
     }
@@ -68,12 +80,21 @@ impl Emissions {
         self.waiting.is_empty()
     }
 
+    /// Whether so much waits to be sent that no more should be made.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes >= WAITING_BYTES || self.waiting.len() >= WAITING_BUNDLES
+    }
+
+    /// Says what input waits at the operator, by epoch: [`Flow::update`].
+    pub(crate) fn input_waits(&mut self, waiting: impl Iterator<Item = (u64, usize)>) {
+        self.flow.update(waiting);
+    }
+
     /// Sends as much as there is room for.
     pub(crate) fn send(&mut self) -> io::Result<()> {
         let mut sent = 0;
         while let Some(emission) = self.waiting.front_mut() {
-            if !self.flow.has_room() {
-                self.flow.wait(self.activator.clone());
+            if !self.flow.has_room(emission.moment.epoch) {
                 return Ok(());
             }
             if sent > VISIT_LIMIT {
@@ -85,6 +106,7 @@ impl Emissions {
                 if let Some(batch) = queue.pop()? {
                     empty = false;
                     sent += batch.data().len();
+                    self.bytes -= batch.data().len();
                     let capability = self.capabilities[port].delayed(&emission.moment);
                     self.outputs[port].give(&capability, batch);
                 }

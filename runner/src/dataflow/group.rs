@@ -20,7 +20,7 @@ use super::run::Reporter;
 use crate::element::{Batch, BatchBuilder, ElementCoder, MAX_ELEMENT, WireCoder, put_varint};
 use crate::grouping::{GroupBuffer, Groups, KeyGroup, StoredIterables, Values, WindowGroup};
 use crate::memory::Budget;
-use crate::time::{Moment, Timestamp};
+use crate::time::{self, Moment, Timestamp};
 use crate::windowing::{Merging, Windowing, merge_sessions};
 
 /// Values above this many bytes are sent by reference where the coder allows it.
@@ -40,6 +40,8 @@ pub(crate) struct Grouping {
     pub(crate) windowing: Windowing,
     pub(crate) budget: Budget,
     pub(crate) iterables: Arc<StoredIterables>,
+    /// Stages that read the output.
+    pub(crate) readers: u32,
 }
 
 /// Builds the grouping. `merger` makes what asks the SDK, for custom merging windows.
@@ -48,7 +50,8 @@ pub(crate) fn build<'scope>(
     grouping: Grouping,
     input: Edge<'scope>,
     merger: impl FnOnce(Rc<[usize]>) -> Option<Merger>,
-    (flow, reporter): (Rc<Flow>, Rc<Reporter>),
+    flow: Flow,
+    reporter: Rc<Reporter>,
 ) -> Edge<'scope> {
     let by_key = Route::ByKey(grouping.input.clone());
     let routed = route::address(scope, &grouping.name, input, by_key, Rc::clone(&reporter));
@@ -63,20 +66,21 @@ pub(crate) fn build<'scope>(
             state_backed: is_state_backed(&grouping.output),
             windowing: grouping.windowing.clone(),
             iterables: Arc::clone(&grouping.iterables),
+            readers: grouping.readers,
             batch: BatchBuilder::default(),
             scratch: Vec::new(),
         },
+        flow: flow.waking(scope.worker().sync_activator_for(address.to_vec())),
         activator: scope.activator_for(address),
         grouping,
         merger,
-        flow,
         reporter,
     };
     builder.build_reschedule(move |mut capabilities| {
         let mut capability = capabilities.pop();
         move |frontiers| {
             input.for_each(|_, batch| operator.gather(&std::mem::take(batch)));
-            if frontiers[0].is_empty()
+            if time::watermark(frontiers[0].frontier()).is_none()
                 && let Some(held) = &capability
             {
                 match operator.send(|batch| output.give(held, batch)) {
@@ -107,7 +111,7 @@ struct Operator {
     phase: Phase,
     encoder: Encoder,
     merger: Option<Merger>,
-    flow: Rc<Flow>,
+    flow: Flow,
     reporter: Rc<Reporter>,
     activator: Activator,
 }
@@ -150,8 +154,8 @@ impl Operator {
         let Phase::Sending(groups) = &mut self.phase else { return Ok(false) };
         let mut sent = 0;
         loop {
-            if !self.flow.has_room() {
-                self.flow.wait(self.activator.clone());
+            // All of it is of the first epoch.
+            if !self.flow.has_room(0) {
                 return Ok(false);
             }
             if sent > VISIT_LIMIT {
@@ -200,6 +204,7 @@ struct Encoder {
     windowing: Windowing,
     state_backed: bool,
     iterables: Arc<StoredIterables>,
+    readers: u32,
     batch: BatchBuilder,
     scratch: Vec<u8>,
 }
@@ -237,15 +242,20 @@ impl Encoder {
             let what = format!("a group of {count} values ({bytes} bytes) is too long to be one element");
             return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, what));
         }
-        encode_values(out, &group, by_reference.then_some(&*self.iterables))?;
+        encode_values(out, &group, by_reference.then_some((&*self.iterables, self.readers)))?;
         self.batch.push(out, Timestamp::MIN);
         Ok(())
     }
 }
 
-/// An iterable: counted and whole, or, given `iterables`, its first page and a token for the rest.
-fn encode_values(out: &mut Vec<u8>, group: &WindowGroup, iterables: Option<&StoredIterables>) -> std::io::Result<()> {
-    let counted = i32::try_from(group.count).ok().filter(|_| iterables.is_none());
+/// An iterable: counted and whole, or, given where to store it and for how many readers, its first page and a token for
+/// the rest.
+fn encode_values(
+    out: &mut Vec<u8>,
+    group: &WindowGroup,
+    stored: Option<(&StoredIterables, u32)>,
+) -> std::io::Result<()> {
+    let counted = i32::try_from(group.count).ok().filter(|_| stored.is_none());
     match counted {
         Some(count) => out.extend_from_slice(&count.to_be_bytes()),
         None => out.extend_from_slice(&(-1i32).to_be_bytes()),
@@ -258,8 +268,8 @@ fn encode_values(out: &mut Vec<u8>, group: &WindowGroup, iterables: Option<&Stor
         }
         out.extend_from_slice(&bytes);
         position = next;
-        if let (Some(iterables), Some(rest)) = (iterables, next) {
-            let token = iterables.insert(&group.values, rest)?;
+        if let (Some((iterables, readers)), Some(rest)) = (stored, next) {
+            let token = iterables.insert(&group.values, rest, readers)?;
             put_varint(out, u64::MAX);
             put_varint(out, token.len() as u64);
             out.extend_from_slice(&token);

@@ -10,11 +10,11 @@ use super::edge::{Edge, Output};
 use crate::element::Batch;
 use crate::time::{Moment, Timestamp};
 
-/// Builds the source.
-pub(crate) fn build<'scope>(scope: Scope<'scope, Moment>) -> Edge<'scope> {
+/// Builds the source. In a job that starts from a checkpoint it has `fired` already.
+pub(crate) fn build<'scope>(scope: Scope<'scope, Moment>, fired: bool) -> Edge<'scope> {
     let mut builder = OperatorBuilder::new("Impulse".into(), scope);
     let (mut output, stream) = Output::new(&mut builder);
-    let mine = scope.index() == 0;
+    let mine = scope.index() == 0 && !fired;
     builder.build(move |mut capabilities| {
         let mut capability = capabilities.pop();
         move |_frontiers| {

@@ -9,21 +9,26 @@
 //! failure while worker threads are still parked; the job process is expected to end. Stopping workers one by one was
 //! rejected: frontiers would advance before peers know, and a partial result would leave the job.
 
+mod alarm;
 mod build;
 mod bundle_state;
 mod bundles;
+mod carried;
 mod cluster;
 mod drain;
 mod edge;
 mod emission;
+mod epochs;
 mod flow;
 mod group;
 mod impulse;
 mod keyed;
+mod links;
 mod merge;
 mod queue;
 mod quiescence;
 mod remainder;
+mod restore;
 mod route;
 mod run;
 mod side_inputs;
@@ -34,10 +39,13 @@ mod windowed;
 
 #[cfg(test)]
 mod proof;
+#[cfg(test)]
+mod proof_restore;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::checkpoint::Checkpoints;
 use crate::executor::{Fault, StageExecutor};
 use crate::memory::Budget;
 use crate::metrics::Metric;
@@ -64,8 +72,17 @@ pub struct Job {
     pub settings: Settings,
     /// Asks the job to drain.
     pub drain: Drain,
+    /// Asks for checkpoints, and has what the job starts from.
+    pub checkpoints: Checkpoints,
     /// Reaches the services that have a TestStream's events.
     pub test_events: Arc<dyn TestEventService>,
+}
+
+impl Job {
+    /// Whether its operators step from epoch to epoch.
+    pub(crate) fn has_epochs(&self) -> bool {
+        self.plan.is_test_driven() || self.checkpoints.are_on()
+    }
 }
 
 /// Limits on bundles and retries.
@@ -83,6 +100,11 @@ pub struct Settings {
     pub store: StoreKind,
     /// How long a bundle of a splittable stage may hold on to its output before it is asked to hand back the rest.
     pub max_bundle_time: Duration,
+    /// How long a checkpoint waits for a stage to work off the input of before its border. After that what has not been
+    /// begun goes over the border with it, and is saved.
+    pub carry_over_after: Duration,
+    /// Saved cells of state that no transform has any more are dropped, instead of refused.
+    pub allow_non_restored_state: bool,
 }
 
 impl Default for Settings {
@@ -94,16 +116,18 @@ impl Default for Settings {
             retry_delay: Duration::from_millis(50),
             store: StoreKind::default(),
             max_bundle_time: Duration::from_millis(100),
+            carry_over_after: Duration::from_secs(1),
+            allow_non_restored_state: false,
         }
     }
 }
 
 /// Told what a running job does. Called from worker threads; must not block.
 pub trait JobObserver: Send + Sync {
-    /// A bundle of `stage` succeeded, with these metrics.
-    fn committed(&self, stage: StageId, metrics: Vec<Metric>);
-    /// The runner itself counted something, such as elements that came too late.
-    fn counted(&self, metric: Metric);
+    /// A bundle of `stage` succeeded in an epoch, with these metrics.
+    fn committed(&self, stage: StageId, epoch: u64, metrics: Vec<Metric>);
+    /// The runner itself counted something in an epoch, such as elements that came too late.
+    fn counted(&self, epoch: u64, metric: Metric);
     /// Something the job's owner should know, though the job goes on.
     fn warning(&self, message: String);
 }

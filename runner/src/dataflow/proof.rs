@@ -15,10 +15,12 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::edge::{Output, exchange};
 use super::flow::Flow;
+use super::links::Links;
 use super::route::{self, Route};
 use super::run::Reporter;
 use super::stage::build as stage_operator;
 use super::*;
+use crate::checkpoint::Saver;
 use crate::element::{Batch, BatchBuilder, ElementCoder, WireCoder};
 use crate::executor::{Bundle, BundleDone, BundleError, Completion, OpenBundle};
 use crate::plan::{Collection, CollectionId, Node, Port, Stage};
@@ -99,8 +101,8 @@ impl Bundle for Pending {
 
 struct Silent;
 impl JobObserver for Silent {
-    fn committed(&self, _stage: StageId, _metrics: Vec<Metric>) {}
-    fn counted(&self, _metric: Metric) {}
+    fn committed(&self, _stage: StageId, _epoch: u64, _metrics: Vec<Metric>) {}
+    fn counted(&self, _epoch: u64, _metric: Metric) {}
     fn warning(&self, _message: String) {}
 }
 
@@ -222,6 +224,7 @@ pub(super) fn job(plan: Plan, logic: Arc<Logic>, fails: u64, memory: usize, dir:
             ..Settings::default()
         },
         drain: Drain::default(),
+        checkpoints: Checkpoints::none(),
         test_events: Arc::new(NoService),
     }
 }
@@ -339,9 +342,9 @@ fn frontier_never_regresses_and_epochs_align() {
                 let routed = pass_on(scope, routed);
                 let iterables = Arc::new(crate::grouping::StoredIterables::new(&inside.budget));
                 let nothing = Arc::new(bundle_state::StageState::new([], iterables));
-                let ends = (Rc::new(Flow::default()), Rc::clone(&reporter));
+                let links = Links { flow: Flow::default(), reporter: Rc::clone(&reporter), saver: Saver::none() };
                 let out =
-                    stage_operator(scope, &inside, StageId(1), routed, Default::default(), nothing, ends).remove(0);
+                    stage_operator(scope, &inside, StageId(1), routed, Default::default(), nothing, links).remove(0);
                 check(scope, out, Arc::clone(&sink));
             });
         })

@@ -10,6 +10,7 @@ use timely::dataflow::Scope;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Concatenate;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::progress::frontier::AntichainRef;
 use timely::scheduling::Activator;
 
 use super::edge::Edge;
@@ -34,21 +35,37 @@ impl Quiescence {
     }
 }
 
+impl Watcher for Quiescence {
+    fn see(&mut self, everything: AntichainRef<'_, Moment>) {
+        // Empty means that the source, too, has come to its end.
+        if let Some(epoch) = time::epoch(everything)
+            && epoch > self.reached()
+        {
+            self.reached.set(epoch);
+            self.source.activate();
+        }
+    }
+}
+
+/// Is told how far everything is.
+pub(crate) trait Watcher: 'static {
+    /// The frontier of all edges together has changed.
+    fn see(&mut self, everything: AntichainRef<'_, Moment>);
+}
+
 /// Builds what watches `edges`, which must be those of all operators.
-pub(crate) fn watch<'scope>(scope: Scope<'scope, Moment>, edges: Vec<Edge<'scope>>, quiescence: Quiescence) {
+pub(crate) fn watch<'scope>(
+    scope: Scope<'scope, Moment>,
+    edges: Vec<Edge<'scope>>,
+    mut watchers: Vec<Box<dyn Watcher>>,
+) {
     let everything = scope.concatenate(edges);
     let mut builder = OperatorBuilder::new("Quiescence".into(), scope);
     let mut input = builder.new_input(everything, Pipeline);
     builder.build(move |_capabilities| {
         move |frontiers| {
             input.for_each(|_, _| {});
-            // Empty means that the source, too, has come to its end.
-            if let Some(epoch) = time::epoch(frontiers[0].frontier())
-                && epoch > quiescence.reached()
-            {
-                quiescence.reached.set(epoch);
-                quiescence.source.activate();
-            }
+            watchers.iter_mut().for_each(|watcher| watcher.see(frontiers[0].frontier()));
         }
     });
 }

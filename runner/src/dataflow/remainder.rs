@@ -37,6 +37,11 @@ impl Remainder {
         self.whole + self.parts.len()
     }
 
+    /// How many elements, from the first on, are whole.
+    pub(super) fn whole(&self) -> usize {
+        self.whole
+    }
+
     /// Takes a split of the bundle that runs over `input`; gives everything that it handed back.
     pub(super) fn split(&mut self, split: Split, input: &[Input]) -> Vec<Residual> {
         let whole = |element| Residual { element, delay: Duration::ZERO, hold: None };

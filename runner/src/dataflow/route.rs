@@ -11,7 +11,8 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::edge::{Edge, Output, exchange};
 use super::run::Reporter;
-use crate::element::{Batch, BatchBuilder, ElementCoder, ElementError, key_hash};
+use crate::element::{Batch, BatchBuilder, ElementCoder, ElementError};
+use crate::state::{key_group, worker_of};
 use crate::time::Moment;
 
 /// How batches are spread over the workers.
@@ -86,7 +87,7 @@ fn by_key(coder: &ElementCoder, batch: &Batch, parts: &mut [BatchBuilder]) -> Re
     for element in batch.elements() {
         let view = coder.parse(element)?;
         let (key, _) = coder.value.key_value(view.value)?;
-        let target = (key_hash(key) % parts.len() as u64) as usize;
+        let target = worker_of(key_group(key), parts.len());
         parts[target].push(element, view.timestamp);
     }
     Ok(())

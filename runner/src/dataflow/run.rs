@@ -71,8 +71,9 @@ pub fn run(job: Job, topology: Topology) -> Result<(), JobFailure> {
     let shape = (topology.processes, workers);
     let (builders, network) = cluster::allocators(topology, &job.budget)
         .map_err(|error| JobFailure::runner(format!("connecting the workers of the job: {error}")))?;
-    let shared = Shared::new(&job).map_err(|error| JobFailure::runner(error.to_string()))?;
+    let shared = Shared::new(&job, shape).map_err(|error| JobFailure::runner(error.to_string()))?;
     let (reports, inbox) = crossbeam_channel::unbounded();
+    let checkpoints = job.checkpoints.clone();
     let guards = initialize_from(builders, network, move |allocator| {
         let ending = Ending { reports: reports.clone() };
         let mut worker = Worker::new(WorkerConfig::default(), allocator, Some(std::time::Instant::now()));
@@ -99,6 +100,8 @@ pub fn run(job: Job, topology: Topology) -> Result<(), JobFailure> {
     for ended in guards.join() {
         ended.map_err(|panic| JobFailure::runner(format!("a worker thread panicked: {panic}")))?;
     }
+    // Not before all workers of all processes have come to the end: their frontiers say so.
+    checkpoints.job_is_over();
     Ok(())
 }
 

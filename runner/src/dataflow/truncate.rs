@@ -7,7 +7,7 @@
 use std::io;
 
 use super::bundles::Bundles;
-use super::queue::InputQueue;
+use super::queue::{EpochInput, InputQueue};
 use crate::element::Batch;
 use crate::memory::Budget;
 use crate::time::Moment;
@@ -46,34 +46,44 @@ impl Truncation {
         if batch.is_empty() { Ok(()) } else { self.whole.push(moment, batch) }
     }
 
-    /// Goes on shortening; gives what is ready to run, which belongs to the epoch `reached`. `None`: the job failed, and
-    /// that was reported.
-    pub(crate) fn work(&mut self, reached: u64, max_bytes: usize) -> io::Result<Option<Vec<(Moment, Batch)>>> {
-        let mut ready = Vec::new();
+    /// Takes all of `input`, which is to be shortened.
+    pub(crate) fn push_all(&mut self, input: &mut EpochInput) -> io::Result<()> {
+        while let Some(taken) = input.take_any(1)? {
+            taken.batches.into_iter().try_for_each(|batch| self.push(taken.moment, batch))?;
+        }
+        Ok(())
+    }
+
+    /// Goes on shortening; what is ready to run, which belongs to the epoch `reached`, goes to `input`. False: the job
+    /// failed, and that was reported.
+    pub(crate) fn work(&mut self, reached: u64, max_bytes: usize, input: &mut EpochInput) -> io::Result<bool> {
+        let ready_at = |moment: Moment| Moment { epoch: moment.epoch.max(reached), ..moment };
         let Some(bundles) = &mut self.bundles else {
-            self.whole.take_all(&mut ready)?;
-            if self.unbounded {
-                ready.clear();
+            while let Some(taken) = self.whole.take(usize::MAX, 1)? {
+                if !self.unbounded {
+                    let moment = ready_at(taken.moment);
+                    taken.batches.into_iter().try_for_each(|batch| input.carry(moment, batch))?;
+                }
             }
-            return Ok(Some(ready));
+            return Ok(true);
         };
         while let Some(finished) = bundles.poll() {
-            let moment = Moment { epoch: finished.moment.epoch.max(reached), ..finished.moment };
+            let moment = ready_at(finished.moment);
             for mut port in finished.done.outputs.into_ports() {
                 while let Some(batch) = port.pop()? {
-                    ready.push((moment, batch));
+                    input.carry(moment, batch)?;
                 }
             }
         }
         if bundles.failed() {
-            return Ok(None);
+            return Ok(false);
         }
         while bundles.free(bundles.limit()) > 0
             && let Some(taken) = self.whole.take(usize::MAX, max_bytes)?
         {
             bundles.start(taken.moment, taken.batches);
         }
-        Ok(Some(ready))
+        Ok(true)
     }
 
     /// Whether there is something to be shortened.
@@ -83,6 +93,6 @@ impl Truncation {
 
     /// The moments that what is here must be held at.
     pub(crate) fn moments(&self) -> impl Iterator<Item = Moment> + '_ {
-        self.whole.moments().chain(self.bundles.iter().flat_map(Bundles::moments))
+        self.whole.least().into_iter().chain(self.bundles.iter().flat_map(Bundles::moments))
     }
 }

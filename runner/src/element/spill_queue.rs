@@ -31,13 +31,51 @@ pub struct SpillQueue {
     disk: VecDeque<Segment>,
     elements: usize,
     bytes: usize,
+    /// How many batches were popped.
+    popped: u64,
+}
+
+/// What a [`SpillQueue`] held at some time, to be read by another thread while the queue goes on.
+#[derive(Debug)]
+pub struct FrozenQueue {
+    memory: Vec<Batch>,
+    disk: Vec<SpillReader>,
+}
+
+impl FrozenQueue {
+    /// Gives every batch to `see`, oldest first.
+    pub fn read(self, mut see: impl FnMut(Batch) -> io::Result<()>) -> io::Result<()> {
+        self.memory.into_iter().try_for_each(&mut see)?;
+        for mut reader in self.disk {
+            while reader.position() < reader.end() {
+                see(read_batch(&mut reader)?)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl SpillQueue {
     /// An empty queue.
     pub fn new(budget: &Budget) -> SpillQueue {
         let reservation = budget.reserve();
-        SpillQueue { reservation, memory: VecDeque::new(), disk: VecDeque::new(), elements: 0, bytes: 0 }
+        SpillQueue { reservation, memory: VecDeque::new(), disk: VecDeque::new(), elements: 0, bytes: 0, popped: 0 }
+    }
+
+    /// All that the queue holds now, without taking it. Copies no element: batches in memory are shared, and what is in
+    /// files never changes there.
+    pub fn freeze(&mut self) -> io::Result<FrozenQueue> {
+        let segments = self.disk.iter_mut().map(|segment| {
+            segment.writer.flush()?;
+            let file = Arc::clone(segment.writer.file());
+            Ok(SpillReader::new(file, segment.reader.position(), segment.writer.position(), READ_AHEAD))
+        });
+        Ok(FrozenQueue { disk: segments.collect::<io::Result<_>>()?, memory: self.memory.iter().cloned().collect() })
+    }
+
+    /// How many batches were ever popped.
+    pub fn popped(&self) -> u64 {
+        self.popped
     }
 
     /// Appends a batch. After an error the batch is lost, and the queue must not be used for exact results any more.
@@ -99,6 +137,7 @@ impl SpillQueue {
         };
         self.elements -= batch.len();
         self.bytes -= batch.data().len();
+        self.popped += 1;
         Ok(Some(batch))
     }
 
@@ -179,18 +218,22 @@ impl Segment {
             self.writer.flush()?;
             self.reader.extend(self.writer.position());
         }
-        let header = self.reader.take(HEADER)?;
-        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
-        let (count, target) = (word(0) as usize, word(4) as usize);
-        let (length, min_timestamp) = (long(8) as usize, Timestamp(long(16) as i64));
-        let ends: Arc<[u32]> = self
-            .reader
-            .take(4 * count)?
-            .chunks_exact(4)
-            .map(|end| u32::from_le_bytes([end[0], end[1], end[2], end[3]]))
-            .collect();
-        let data = self.reader.take(length)?;
-        Ok(Batch::new(data, ends, min_timestamp).to(target))
+        read_batch(&mut self.reader)
     }
+}
+
+/// Reads the next batch, which exists.
+fn read_batch(reader: &mut SpillReader) -> io::Result<Batch> {
+    let header = reader.take(HEADER)?;
+    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
+    let (count, target) = (word(0) as usize, word(4) as usize);
+    let (length, min_timestamp) = (long(8) as usize, Timestamp(long(16) as i64));
+    let ends: Arc<[u32]> = reader
+        .take(4 * count)?
+        .chunks_exact(4)
+        .map(|end| u32::from_le_bytes([end[0], end[1], end[2], end[3]]))
+        .collect();
+    let data = reader.take(length)?;
+    Ok(Batch::new(data, ends, min_timestamp).to(target))
 }

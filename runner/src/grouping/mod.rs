@@ -39,7 +39,7 @@ pub use values::{Cursor, Values};
 pub(crate) use buffer::Frozen;
 pub(crate) use continuation::Continuations;
 pub(crate) use run::{Head, Run, RunReader};
-pub(crate) use stored::NewIterable;
+pub(crate) use stored::{Kept, NewIterable, References};
 pub(crate) use table::{Table, hash};
 
 /// Most bytes of values in a frame, unless it holds a single longer value.

@@ -304,8 +304,8 @@ fn stored_iterables_are_read_page_by_page() {
         let all = read(&values, 1 << 20);
         let (first, _, rest) = values.page(0, 100_000).unwrap();
         let stored = StoredIterables::new(&budget);
-        let token = stored.insert(&values, rest.unwrap()).unwrap();
-        let other = stored.insert(&values, 0).unwrap();
+        let token = stored.insert(&values, rest.unwrap(), 2).unwrap();
+        let other = stored.insert(&values, 0, 1).unwrap();
         drop(values);
         assert_eq!(budget.used(), 0, "what is stored needs no memory");
         let mut found = split(&first);
@@ -328,7 +328,9 @@ fn stored_iterables_are_read_page_by_page() {
         // Another process's tokens, and forgotten ones, are refused.
         assert!(matches!(StoredIterables::new(&budget).get(&token, b""), Err(StateError::Unknown(_))));
         assert_eq!(stored.len(), 2);
-        assert!(stored.remove(&token) && !stored.remove(&token));
+        // It is there until both of its readers have given it back.
+        assert!(!stored.release(&token) && stored.get(&token, b"").is_ok());
+        assert!(stored.release(&token) && !stored.release(&token));
         assert!(matches!(stored.get(&token, b""), Err(StateError::Unknown(_))));
         assert!(stored.get(b"", b"").is_err());
     }

@@ -1,12 +1,10 @@
 //! The store that begins in memory and goes on in RocksDB once the budget is spent.
 
-use std::path::Path;
-
 use bytes::Bytes;
 
 use super::memory::MemoryStore;
 use super::rocks::{self, RocksStore};
-use super::store::{Filler, Store, StoreError, WriteBatch};
+use super::store::{Filler, FrozenStore, Store, StoreError, WriteBatch};
 
 /// An ordered map in memory while it fits, then on disk for good.
 pub(super) enum GrowingStore {
@@ -63,7 +61,10 @@ impl Store for GrowingStore {
         }
     }
 
-    fn snapshot(&self, into: &Path) -> Result<(), StoreError> {
-        self.get_ref().snapshot(into)
+    fn freeze(&mut self) -> Result<Box<dyn FrozenStore>, StoreError> {
+        match self {
+            GrowingStore::Memory { store, .. } => store.freeze(),
+            GrowingStore::Disk(store) => store.freeze(),
+        }
     }
 }

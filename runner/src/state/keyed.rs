@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -14,7 +13,7 @@ use crate::time::Timestamp;
 use super::bundle::BundleState;
 use super::layout::{BUFFER, CELLS, EXPIRIES, Front, NEXT_SEQUENCE, Reader, TIMERS, after, key_group, put_scope};
 use super::position::Tokens;
-use super::store::{Store, StoreError, WriteBatch};
+use super::store::{FrozenStore, Store, StoreError, WriteBatch};
 use super::timers::{Timer, TimerChange, TimerIndex, first_time};
 
 /// Cells, timers, expiries and time-sorted input of one keyed stage on one worker.
@@ -150,24 +149,24 @@ impl KeyedState {
         timers.of(&**store, key, window)
     }
 
-    /// Whether a key and window have a timer in processing time.
-    pub fn has_processing_timers(&self, key: &[u8], window: &[u8]) -> Result<bool, StoreError> {
-        let Inner { store, timers, .. } = &mut *self.shared.inner();
-        timers.has(&**store, TimeDomain::ProcessingTime, key, window)
-    }
-
     /// When the first key and window expire.
     pub fn earliest_expiry(&self) -> Result<Option<Timestamp>, StoreError> {
         let Inner { store, expiries, .. } = &mut *self.shared.inner();
         expiries.get(|from| first_time(&**store, &[EXPIRIES], from))
     }
 
-    /// Keys and windows that expire before `until`, in order of their times, at most `limit`.
-    pub fn expired(&self, until: Timestamp, limit: usize) -> Result<Vec<Expiry>, StoreError> {
-        let inner = self.shared.inner();
+    /// Keys and windows that expire before `until`, in order of their times, at most `limit`. With `not_waiting`, those that
+    /// have a timer in processing time are passed over: it is still to fire in them.
+    pub fn expired(&self, until: Timestamp, not_waiting: bool, limit: usize) -> Result<Vec<Expiry>, StoreError> {
+        let mut inner = self.shared.inner();
+        let Inner { store, timers, expiries, .. } = &mut *inner;
         let mut expired = Vec::new();
-        inner.scan(EXPIRIES, inner.expiries.floor(), until, |at, key, _| {
+        let floor = expiries.floor();
+        scan(&**store, EXPIRIES, floor, until, |at, key, _| {
             let (key, window) = Reader(key).take_scope()?;
+            if not_waiting && timers.has(&**store, TimeDomain::ProcessingTime, key, window)? {
+                return Ok(true);
+            }
             let copy = Bytes::copy_from_slice;
             expired.push(Expiry { key: copy(key), window: copy(window), at });
             Ok(expired.len() < limit)
@@ -186,7 +185,7 @@ impl KeyedState {
     pub fn buffered(&self, until: Timestamp, elements: usize, bytes: usize) -> Result<Vec<Buffered>, StoreError> {
         let inner = self.shared.inner();
         let (mut found, mut total) = (Vec::new(), 0);
-        inner.scan(BUFFER, inner.buffer.floor(), until, |timestamp, id, element| {
+        scan(&*inner.store, BUFFER, inner.buffer.floor(), until, |timestamp, id, element| {
             total += element.len();
             let id = Reader(id).take_array()?;
             found.push(Buffered { timestamp, element: Bytes::copy_from_slice(element), id });
@@ -195,14 +194,19 @@ impl KeyedState {
         Ok(found)
     }
 
-    /// Writes all of it into a new folder ([`Store::snapshot`]). No bundle that is not committed is in it.
-    pub fn snapshot(&self, into: &Path) -> Result<(), StoreError> {
-        self.shared.inner().store.snapshot(into)
+    /// All of it as it is now ([`Store::freeze`]). No bundle that is not committed is in it.
+    pub fn freeze(&self) -> Result<Box<dyn FrozenStore>, StoreError> {
+        self.shared.inner().store.freeze()
     }
 }
 
 #[cfg(test)]
 impl KeyedState {
+    pub(super) fn has_processing_timers(&self, key: &[u8], window: &[u8]) -> Result<bool, StoreError> {
+        let Inner { store, timers, .. } = &mut *self.shared.inner();
+        timers.has(&**store, TimeDomain::ProcessingTime, key, window)
+    }
+
     pub(super) fn shared(&self) -> &Shared {
         &self.shared
     }
@@ -262,24 +266,24 @@ impl Inner {
         let stored = self.store.get(&[NEXT_SEQUENCE])?;
         Ok(stored.map(|next| Reader(&next).take_array()).transpose()?.map_or(0, u64::from_be_bytes))
     }
+}
 
-    /// Visits time, rest of the key, and value of a section's records, until `visit` returns false.
-    fn scan(
-        &self,
-        section: u8,
-        from: Timestamp,
-        until: Timestamp,
-        mut visit: impl FnMut(Timestamp, &[u8], &[u8]) -> Result<bool, StoreError>,
-    ) -> Result<(), StoreError> {
-        let at = |time: Timestamp| [&[section], &time.to_wire()[..]].concat();
-        let mut result = Ok(true);
-        self.store.scan(&at(from), Some(&at(until)), &mut |key, value| {
-            let mut key = Reader(&key[1..]);
-            result = key.take_time().and_then(|time| visit(time, key.0, value));
-            matches!(result, Ok(true))
-        })?;
-        result.map(|_| ())
-    }
+/// Visits time, rest of the key, and value of a section's records, until `visit` returns false.
+fn scan(
+    store: &dyn Store,
+    section: u8,
+    from: Timestamp,
+    until: Timestamp,
+    mut visit: impl FnMut(Timestamp, &[u8], &[u8]) -> Result<bool, StoreError>,
+) -> Result<(), StoreError> {
+    let at = |time: Timestamp| [&[section], &time.to_wire()[..]].concat();
+    let mut result = Ok(true);
+    store.scan(&at(from), Some(&at(until)), &mut |key, value| {
+        let mut key = Reader(&key[1..]);
+        result = key.take_time().and_then(|time| visit(time, key.0, value));
+        matches!(result, Ok(true))
+    })?;
+    result.map(|_| ())
 }
 
 impl Expiry {

@@ -22,10 +22,19 @@ pub(super) const EXPIRIES: u8 = 3;
 pub(super) const BUFFER: u8 = 4;
 pub(super) const NEXT_SEQUENCE: u8 = 5;
 
-/// Which of the 65,536 groups of keys a key is in.
+/// How many groups of keys there are. It is a part of the format of saved state, as is the hash that picks one.
+pub(crate) const KEY_GROUPS: usize = 1 << 16;
+
+/// Which of the [`KEY_GROUPS`] a key is in: the upper 16 bits of the 64-bit XXH3 hash, with seed 0, of the key as it is
+/// encoded in the element (see `element::key_hash`), big endian.
 pub(crate) fn key_group(key: &[u8]) -> [u8; 2] {
     let [first, second, ..] = key_hash(key).to_be_bytes();
     [first, second]
+}
+
+/// Which of `workers` owns a key group: each has one contiguous range of them, so that its records are one range, too.
+pub(crate) fn worker_of(group: [u8; 2], workers: usize) -> usize {
+    usize::from(u16::from_be_bytes(group)) * workers / KEY_GROUPS
 }
 
 /// Appends the scope of a key and window.
@@ -142,5 +151,31 @@ impl Front {
         self.floor = first.unwrap_or(Timestamp(i64::MAX));
         self.known = Some(first);
         Ok(first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Saved state depends on these, for ever.
+    #[test]
+    fn key_groups_are_those_of_the_format() {
+        let groups: Vec<u16> = [&b""[..], b"\0", b"a", b"\x03abc", b"\x05hello", &[7; 300]]
+            .into_iter()
+            .map(|key| u16::from_be_bytes(key_group(key)))
+            .collect();
+        assert_eq!(groups, [0x2d06, 0xc44b, 0xe6c6, 0x8e8f, 0xcdba, 0x8aec]);
+    }
+
+    #[test]
+    fn every_worker_owns_one_contiguous_range() {
+        for workers in 1..20 {
+            let owners: Vec<usize> = (0..=u16::MAX).map(|group| worker_of(group.to_be_bytes(), workers)).collect();
+            assert!(owners.is_sorted());
+            let sizes = (0..workers).map(|worker| owners.iter().filter(|owner| **owner == worker).count());
+            let sizes: Vec<usize> = sizes.collect();
+            assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{sizes:?}");
+        }
     }
 }

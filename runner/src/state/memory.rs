@@ -8,12 +8,13 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::store::{Store, StoreError, Write, WriteBatch};
+use super::store::{FrozenStore, Store, StoreError, Write, WriteBatch};
 use crate::memory::Reservation;
 
-/// The one file of a snapshot: [`MAGIC`], then keys and values, each behind its length as four bytes, little endian.
+/// The one file of a snapshot: [`MAGIC`], the number of entries as eight bytes, then keys and values, each behind its
+/// length as four bytes; all little endian. Another layout gets another magic.
 const SNAPSHOT: &str = "entries";
-const MAGIC: &[u8; 8] = b"ferromem";
+const MAGIC: &[u8; 8] = b"ferrome1";
 
 /// What an entry takes besides its bytes, about.
 const ENTRY: usize = 96;
@@ -73,12 +74,18 @@ impl MemoryStore {
             self.size -= key.len() + ENTRY + old.len();
         }
     }
+}
 
-    fn write_snapshot(&self, into: &Path) -> io::Result<()> {
+/// The entries that a store had. Keys and values are shared with it.
+struct FrozenMemory(BTreeMap<Bytes, Bytes>);
+
+impl FrozenMemory {
+    fn write_to(&self, into: &Path) -> io::Result<()> {
         fs::create_dir(into)?;
         let mut file = BufWriter::new(File::create_new(into.join(SNAPSHOT))?);
         file.write_all(MAGIC)?;
-        for part in self.entries.iter().flat_map(|(key, value)| [key, value]) {
+        file.write_all(&(self.0.len() as u64).to_le_bytes())?;
+        for part in self.0.iter().flat_map(|(key, value)| [key, value]) {
             let length = u32::try_from(part.len()).map_err(|_| io::Error::other("a record is too long"))?;
             file.write_all(&length.to_le_bytes())?;
             file.write_all(part)?;
@@ -87,9 +94,12 @@ impl MemoryStore {
     }
 }
 
-/// Whether a folder is a snapshot of a store in memory.
-pub(super) fn is_snapshot(folder: &Path) -> bool {
-    folder.join(SNAPSHOT).is_file()
+impl FrozenStore for FrozenMemory {
+    fn write(self: Box<Self>, into: &Path) -> Result<Option<u64>, StoreError> {
+        let written = self.write_to(into);
+        written.map_err(|error| StoreError { doing: "write a snapshot", why: error.to_string() })?;
+        Ok(Some(self.0.len() as u64))
+    }
 }
 
 /// Reads what a snapshot of a store in memory holds.
@@ -105,23 +115,28 @@ pub(super) fn read_snapshot(
         left = left.checked_sub(length as u64).ok_or_else(|| failed(io::ErrorKind::UnexpectedEof.into()))?;
         let mut bytes = vec![0; length];
         file.read_exact(&mut bytes).map_err(failed)?;
-        Ok((Bytes::from(bytes), left == 0))
+        Ok::<_, StoreError>((Bytes::from(bytes), left))
     };
-    let (magic, mut at_end) = take(MAGIC.len())?;
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number: u64, byte| number << 8 | u64::from(*byte));
+    let (magic, _) = take(MAGIC.len())?;
     if *magic != *MAGIC {
-        return Err(failed(io::Error::other(format!("{} is none of ours", folder.display()))));
+        return Err(failed(io::Error::other(format!("{} is none of ours, or of another version", folder.display()))));
     }
+    let (count, mut left) = take(8)?;
     let mut part = || {
-        let length = take(4)?.0.iter().rev().fold(0, |length, byte| length << 8 | usize::from(*byte));
+        let length = number(&take(4)?.0) as usize;
         take(length)
     };
-    while !at_end {
+    for _ in 0..number(&count) {
         let (key, _) = part()?;
         let value;
-        (value, at_end) = part()?;
+        (value, left) = part()?;
         visit(key, value)?;
     }
-    Ok(())
+    match left {
+        0 => Ok(()),
+        _ => Err(failed(io::Error::other(format!("{left} bytes stand behind its last entry")))),
+    }
 }
 
 impl Store for MemoryStore {
@@ -163,7 +178,7 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn snapshot(&self, into: &Path) -> Result<(), StoreError> {
-        self.write_snapshot(into).map_err(|error| StoreError { doing: "write a snapshot", why: error.to_string() })
+    fn freeze(&mut self) -> Result<Box<dyn FrozenStore>, StoreError> {
+        Ok(Box::new(FrozenMemory(self.entries.clone())))
     }
 }

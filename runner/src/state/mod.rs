@@ -13,6 +13,7 @@ mod keyed;
 mod layout;
 mod memory;
 mod position;
+mod rewrite;
 mod rocks;
 mod store;
 mod timers;
@@ -32,10 +33,11 @@ use store::Filler;
 pub use bundle::BundleState;
 pub use keyed::{Buffered, Changes, Expiry, KeyedState, Unsorted};
 pub use memory::MemoryStore;
-pub use store::{Store, StoreError, WriteBatch};
+pub use store::{FrozenStore, Store, StoreError, WriteBatch};
 pub use timers::{Timer, TimerChange, TimerId, TimerIndex};
 
-pub(crate) use layout::{Front, Reader, after, key_group, put_part, put_scope};
+pub(crate) use layout::{Front, Reader, after, key_group, put_part, put_scope, worker_of};
+pub(crate) use rewrite::{Numbers, group_of, renumber};
 pub(crate) use timers::first_time;
 
 /// Which store a job keeps its state in.
@@ -78,21 +80,54 @@ impl Stores {
 
     /// A new store that holds what a snapshot does. The snapshot may be of a store of another kind, and stays as it is.
     pub fn restore(&self, name: &str, snapshot: &Path) -> Result<Box<dyn Store>, StoreError> {
-        if memory::is_snapshot(snapshot) {
-            let mut filler = Filler::new(self.open(name)?);
-            memory::read_snapshot(snapshot, &mut |key, value| filler.put(key, value))?;
-            return filler.finish();
-        }
-        let stored = self.disk.open(name, Some(snapshot))?;
-        if self.kind != StoreKind::Memory {
-            return Ok(Box::new(stored));
+        if rocks::is_snapshot(snapshot) && self.kind != StoreKind::Memory {
+            return Ok(Box::new(self.disk.open(name, Some(snapshot))?));
         }
         let mut filler = Filler::new(self.open(name)?);
-        let mut put = Ok(());
-        stored.scan(&[], None, &mut |key, value| {
-            put = filler.put(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
-            put.is_ok()
-        })?;
-        put.and_then(|()| filler.finish())
+        self.read_snapshot(snapshot, &mut |key, value| filler.put(key, value))?;
+        filler.finish()
     }
+
+    /// A new store that holds what some snapshots do together: each record as `select` makes it, or not where it gives
+    /// none. Of records with one key the last one counts.
+    pub(crate) fn merge<T: Copy>(
+        &self,
+        name: &str,
+        snapshots: &[(T, &Path)],
+        select: &mut dyn FnMut(T, Bytes, Bytes) -> Result<Option<Record>, StoreError>,
+    ) -> Result<Box<dyn Store>, StoreError> {
+        let mut filler = Filler::new(self.open(name)?);
+        for (of, snapshot) in snapshots {
+            self.read_snapshot(snapshot, &mut |key, value| match select(*of, key, value)? {
+                Some(Record { key, value }) => filler.put(key, value),
+                None => Ok(()),
+            })?;
+        }
+        filler.finish()
+    }
+
+    /// Visits every record of a snapshot of any kind.
+    fn read_snapshot(
+        &self,
+        snapshot: &Path,
+        visit: &mut dyn FnMut(Bytes, Bytes) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        if !rocks::is_snapshot(snapshot) {
+            return memory::read_snapshot(snapshot, visit);
+        }
+        let stored = self.disk.open("snapshot", Some(snapshot))?;
+        let mut visited = Ok(());
+        stored.scan(&[], None, &mut |key, value| {
+            visited = visit(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+            visited.is_ok()
+        })?;
+        visited
+    }
+}
+
+/// An entry of a store.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) key: Bytes,
+    pub(crate) value: Bytes,
 }

@@ -20,7 +20,7 @@ use rocksdb::{
 };
 use tempfile::TempDir;
 
-use super::store::{Store, StoreError, Write, WriteBatch};
+use super::store::{FrozenStore, Store, StoreError, Write, WriteBatch};
 use crate::memory::{Budget, Reservation};
 
 /// Of a key, what a filter of prefixes holds: the section and the key group (see [`super::layout`]).
@@ -31,6 +31,8 @@ const SHORT_RANGE: usize = 256;
 const CACHE: std::ops::RangeInclusive<usize> = (8 << 20)..=(512 << 20);
 /// The greatest size in bytes of one store's writes in memory.
 const WRITE_BUFFER: usize = 32 << 20;
+/// The folder of a checkpoint, which RocksDB wants to make itself.
+const FROZEN: &str = "store";
 /// Among so many entries in a row of a file, so many removals get the file compacted.
 const REMOVALS: (usize, usize) = (4096, 2048);
 
@@ -72,7 +74,7 @@ impl Shared {
         let db = DB::open(&self.inner().options, folder.path()).map_err(|error| failed("open", error))?;
         let mut without_log = WriteOptions::default();
         without_log.disable_wal(true);
-        Ok(RocksStore { db, without_log, _folder: folder, _shared: self.clone() })
+        Ok(RocksStore { db, without_log, _folder: folder, shared: self.clone() })
     }
 }
 
@@ -112,10 +114,13 @@ fn options(cache: usize) -> Options {
     options
 }
 
-/// A snapshot is flat. Its files are linked where they can be: what is in one never changes.
+/// A snapshot is flat, and may have files beside it that are not the database's. Its files are linked where they can be: what is in one never changes.
 fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
+        if !is_of_database(&entry.file_name()) {
+            continue;
+        }
         let target = to.join(entry.file_name());
         let unchanging = entry.path().extension().is_some_and(|extension| extension == "sst");
         if !unchanging || std::fs::hard_link(entry.path(), &target).is_err() {
@@ -125,13 +130,28 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Whether a file in a snapshot's folder belongs to the database.
+fn is_of_database(name: &std::ffi::OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.ends_with(".sst")
+        || name.ends_with(".log")
+        || name == "CURRENT"
+        || name.starts_with("MANIFEST-")
+        || name.starts_with("OPTIONS-")
+}
+
+/// Whether a folder is a snapshot of a database.
+pub(super) fn is_snapshot(folder: &Path) -> bool {
+    folder.join("CURRENT").is_file()
+}
+
 /// An ordered map in RocksDB.
 pub(super) struct RocksStore {
     db: DB,
     without_log: WriteOptions,
     /// Removed after the database was closed.
     _folder: TempDir,
-    _shared: Shared,
+    shared: Shared,
 }
 
 impl RocksStore {
@@ -208,10 +228,28 @@ impl Store for RocksStore {
         self.db.write_opt(writes, &self.without_log).map_err(|error| failed("write", error))
     }
 
-    fn snapshot(&self, into: &Path) -> Result<(), StoreError> {
-        // Without a log to fall back on, it flushes what is in memory first.
-        let checkpoint = Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(into));
-        checkpoint.map_err(|error| failed("write a snapshot", error))
+    fn freeze(&mut self) -> Result<Box<dyn FrozenStore>, StoreError> {
+        let folder = tempfile::Builder::new().prefix("frozen-").tempdir_in(self.shared.budget.spill_dir());
+        let folder = folder.map_err(|error| failed("make a folder", error))?;
+        // Without a log to fall back on, it flushes what is in memory first; then it links files, which never change.
+        let checkpoint =
+            Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(folder.path().join(FROZEN)));
+        checkpoint.map_err(|error| failed("write a snapshot", error))?;
+        Ok(Box::new(FrozenRocks { folder }))
+    }
+}
+
+/// The checkpoint of a database, in a folder of its own under [`FROZEN`].
+struct FrozenRocks {
+    folder: TempDir,
+}
+
+impl FrozenStore for FrozenRocks {
+    fn write(self: Box<Self>, into: &Path) -> Result<Option<u64>, StoreError> {
+        let frozen = self.folder.path().join(FROZEN);
+        let copied = std::fs::create_dir(into).and_then(|()| copy(&frozen, into));
+        copied.map_err(|error| failed("write a snapshot", error))?;
+        Ok(None)
     }
 }
 

@@ -22,9 +22,15 @@ pub trait Store: Send {
     /// Does all of it or nothing.
     fn write(&mut self, batch: WriteBatch) -> Result<(), StoreError>;
 
-    /// Writes all that the store holds now into a new folder, which must not be there yet.
-    /// [`super::Stores::restore`] makes a store of it.
-    fn snapshot(&self, into: &Path) -> Result<(), StoreError>;
+    /// All that the store holds now, to be written by another thread while the store goes on. Copies no value.
+    fn freeze(&mut self) -> Result<Box<dyn FrozenStore>, StoreError>;
+}
+
+/// What a store held at some time.
+pub trait FrozenStore: Send {
+    /// Writes it into a new folder, which must not be there yet. [`super::Stores::restore`] makes a store of it. Gives the
+    /// number of records, where that is known.
+    fn write(self: Box<Self>, into: &Path) -> Result<Option<u64>, StoreError>;
 }
 
 impl<S: Store + ?Sized> Store for Box<S> {
@@ -45,8 +51,8 @@ impl<S: Store + ?Sized> Store for Box<S> {
         (**self).write(batch)
     }
 
-    fn snapshot(&self, into: &Path) -> Result<(), StoreError> {
-        (**self).snapshot(into)
+    fn freeze(&mut self) -> Result<Box<dyn FrozenStore>, StoreError> {
+        (**self).freeze()
     }
 }
 

@@ -81,9 +81,9 @@ pub enum TimerChange {
     },
 }
 
-const IDS: u8 = 0;
-const TIMES: u8 = 1;
-const HOLDS: u8 = 2;
+pub(super) const IDS: u8 = 0;
+pub(super) const TIMES: u8 = 1;
+pub(super) const HOLDS: u8 = 2;
 
 /// The timers under one prefix of a store.
 #[derive(Debug)]

@@ -18,6 +18,7 @@
 
 mod admit;
 mod changes;
+mod form;
 mod operator;
 
 #[cfg(test)]

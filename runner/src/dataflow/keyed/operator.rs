@@ -1,35 +1,39 @@
 //! The operator of a keyed stage on one worker.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use timely::dataflow::Scope;
 use timely::dataflow::operators::CapabilitySet;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::progress::frontier::AntichainRef;
-use timely::scheduling::Activator;
 
 use super::super::Job;
+use super::super::alarm::Alarm;
 use super::super::bundle_state::StageState;
 use super::super::bundles::{Bundles, Finished, Input, element_coder};
+use super::super::carried::{self, Carried, Share, TakenOver};
 use super::super::edge::{Edge, Output, exchange, moment};
 use super::super::emission::Emissions;
-use super::super::flow::Flow;
-use super::super::queue::{InputQueue, move_on};
+use super::super::links::Links;
+use super::super::queue::EpochInput;
 use super::super::route::{self, Route};
 use super::super::run::Reporter;
-use super::super::side_inputs::{Gate, SideInputs};
+use super::super::side_inputs::{Gate, Passed, SideInputs};
 use super::admit::{Admission, Admitted};
 use super::changes;
+use super::form;
+use crate::checkpoint::{PartHead, PartKind, Saver};
 use crate::clock::Clock;
-use crate::element::{Batch, BatchBuilder, ElementError};
+use crate::element::{BatchBuilder, ElementError};
 use crate::metrics::Metric;
 use crate::plan::{Keyed, StageId, TimeDomain};
-use crate::state::{BundleState, Changes, Expiry, KeyedState, StoreError, Stores, Timer, TimerChange};
-use crate::time::{self, Moment, Timestamp};
+use crate::state::{
+    BundleState, Changes, Expiry, KeyedState, MemoryStore, Store, StoreError, Stores, Timer, TimerChange,
+};
+use crate::time::{self, Moment, NOTHING_MORE, Timestamp};
 
 /// Most timers that fire in one bundle.
 const TIMERS: usize = 10_000;
@@ -64,8 +68,9 @@ pub(crate) fn build<'scope>(
     input: Edge<'scope>,
     side_inputs: SideInputs<'scope>,
     parts: Parts,
-    (flow, reporter): (Rc<Flow>, Rc<Reporter>),
+    links: Links,
 ) -> Vec<Edge<'scope>> {
+    let Links { flow, reporter, saver } = links;
     let plan = &job.plan.stages[id.0 as usize];
     let coder = element_coder(&job.plan, plan.input.collection);
     let windowing = job.plan.collections[plan.input.collection.0 as usize].windowing.clone();
@@ -73,8 +78,8 @@ pub(crate) fn build<'scope>(
     let mut builder = OperatorBuilder::new(plan.name.clone(), scope);
     let mut input = builder.new_input(routed, exchange());
     let mut gate = Gate::new(scope, &mut builder, (job, id), side_inputs, &reporter);
-    // Where a TestStream waits for everything to be over, a stage without outputs gets one that carries no data.
-    let ports = plan.outputs.len().max(usize::from(job.plan.is_test_driven()));
+    // Where somebody waits for everything to be over, a stage without outputs gets one that carries no data.
+    let ports = plan.outputs.len().max(usize::from(job.has_epochs()));
     let (outputs, streams): (Vec<_>, Vec<_>) = (0..ports).map(|_| Output::of_first(&mut builder)).unzip();
     let address = builder.operator_info().address;
     let activator = scope.activator_for(Rc::clone(&address));
@@ -83,14 +88,21 @@ pub(crate) fn build<'scope>(
         // Fails only when the worker is gone.
         let _ = wake.activate();
     });
-    let store = parts.stores.open(&format!("stage-{}-worker-{}", id.0, scope.index()));
-    let (state, failed) = match store {
-        Ok(store) => (KeyedState::new(store, keyed, &job.budget), false),
+    let form = form::of(job, id, keyed);
+    let opened = form.parts(&saver).and_then(|taken_over| {
+        let store = form.open(&parts.stores, &taken_over, saver.shard())?;
+        Ok((store, taken_over.least_watermark()))
+    });
+    // Every worker builds its operators, come what may.
+    let (store, watermark, failed) = match opened {
+        Ok((store, watermark)) => (store, watermark, false),
         Err(error) => {
             reporter.state(&plan.name, &error);
-            (KeyedState::new(Box::<crate::state::MemoryStore>::default(), keyed, &job.budget), true)
+            (Box::<MemoryStore>::default() as Box<dyn Store>, Timestamp(i64::MIN), true)
         }
     };
+    let state = KeyedState::new(store, keyed, &job.budget);
+    let flow = flow.waking(scope.worker().sync_activator_for(address.to_vec()));
     let current: Rc<RefCell<Option<Arc<BundleState>>>> = Rc::default();
     let states = {
         let (state, stage, current) = (state.clone(), Arc::clone(&parts.state), Rc::clone(&current));
@@ -109,28 +121,32 @@ pub(crate) fn build<'scope>(
         Some(scope.index()),
         Rc::clone(&reporter),
     );
-    let mut operator = Operator {
+    let mut operator = KeyedOperator {
         name: plan.name.clone(),
         keyed: keyed.clone(),
         admission: Admission::new(keyed, coder.clone(), windowing),
         job: job.clone(),
         stage: id,
         clock: parts.clock,
-        bundles,
+        bundles: bundles.reading(parts.state.references(job, id)),
         state,
+        form,
         current,
         running: None,
-        queues: BTreeMap::new(),
-        emissions: Emissions::new(outputs, Rc::clone(&flow), activator.clone()),
-        epoch: 0,
-        reached: 0,
-        watermark: Timestamp(i64::MIN),
-        backlog: 0,
-        flow,
+        input: EpochInput::new(&job.budget),
+        emissions: Emissions::new(outputs, flow, activator.clone()),
+        epoch: saver.first_epoch(),
+        watermark,
+        ended: false,
+        nothing_expires: false,
+        pace: Pace::default(),
+        waits_for_border: None,
+        saver,
         reporter,
-        activator,
+        alarm: Alarm::new(activator),
         failed,
     };
+    operator.restore(&mut gate);
     builder.build_reschedule(move |capabilities| {
         operator.emissions.begin(capabilities.into_iter().map(CapabilitySet::from_elem).collect());
         move |frontiers| {
@@ -140,11 +156,12 @@ pub(crate) fn build<'scope>(
                     gate.push(moment, std::mem::take(batch));
                 }
             });
-            while let Some((moment, batch)) = gate.next() {
-                operator.enqueue(moment, batch);
+            while let Some(passed) = gate.next() {
+                operator.enqueue(passed);
             }
             let closed = gate.closed();
-            let busy = operator.visit(gate.frontier(frontiers[0].frontier()), closed);
+            let frontier = gate.frontier(frontiers[0].frontier());
+            let busy = operator.visit(&mut gate, frontier.borrow(), closed);
             gate.passed(operator.emissions.least());
             busy || gate.is_busy()
         }
@@ -152,7 +169,7 @@ pub(crate) fn build<'scope>(
     streams
 }
 
-struct Operator {
+struct KeyedOperator {
     name: String,
     keyed: Keyed,
     admission: Admission,
@@ -162,25 +179,55 @@ struct Operator {
     /// At most one is open.
     bundles: Bundles,
     state: KeyedState,
+    /// What its state is called, and how it is encoded.
+    form: form::StateForm,
     /// The state of the bundle that is open, as its last try sees it.
     current: Rc<RefCell<Option<Arc<BundleState>>>>,
     /// What is to be committed with the bundle that is open, besides what it does itself.
     running: Option<Changes>,
     /// Input that waits, by epoch.
-    queues: BTreeMap<u64, InputQueue>,
+    input: EpochInput,
     emissions: Emissions,
     /// The epoch whose work may run.
     epoch: u64,
-    /// The epoch that the input has reached.
-    reached: u64,
     /// What timers go by.
     watermark: Timestamp,
-    /// This stage's part of the worker's backlog.
-    backlog: usize,
-    flow: Rc<Flow>,
+    /// No more input will come.
+    ended: bool,
+    /// Since the last change of the state no window expires.
+    nothing_expires: bool,
+    pace: Pace,
+    /// Since when the input has left the epoch that is worked on.
+    waits_for_border: Option<Instant>,
+    saver: Saver,
     reporter: Rc<Reporter>,
-    activator: Activator,
+    alarm: Alarm,
     failed: bool,
+}
+
+/// How much of its input a bundle takes. Bundles of a keyed stage cannot be split, and nothing else of their keys runs
+/// meanwhile, so they are kept short where elements take long.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Of an element in the last bundles, about.
+    each: Option<Duration>,
+}
+
+/// How long a bundle of elements should take at the most, about.
+const BUNDLE_TIME: Duration = Duration::from_secs(1);
+
+impl Pace {
+    fn took(&mut self, elements: usize, took: Duration) {
+        if elements > 0 {
+            let each = took / u32::try_from(elements).unwrap_or(u32::MAX);
+            self.each = Some(self.each.map_or(each, |before| (before + each) / 2));
+        }
+    }
+
+    fn elements(&self, limit: usize) -> usize {
+        let fit = self.each.map_or(u128::MAX, |each| BUNDLE_TIME.as_nanos() / each.as_nanos().max(1));
+        usize::try_from(fit).unwrap_or(usize::MAX).clamp(1, limit)
+    }
 }
 
 /// What to do next.
@@ -193,13 +240,28 @@ enum Next {
     Nothing,
 }
 
-impl Operator {
-    fn enqueue(&mut self, moment: Moment, batch: Batch) {
-        if batch.is_empty() {
-            return;
+impl KeyedOperator {
+    /// Takes over what was carried over the border that the job starts from.
+    fn restore(&mut self, gate: &mut Gate) {
+        let input = &mut self.input;
+        let mut taken = Ok(());
+        let restored = carried::restore(&self.saver, Share::Keys(self.form.input()), |over: TakenOver| {
+            let TakenOver { moment, batch, .. } = over;
+            if gate.is_there() {
+                gate.push(moment, batch);
+            } else {
+                taken = std::mem::replace(&mut taken, Ok(())).and_then(|()| input.carry(moment, batch));
+            }
+        });
+        if let Err(error) = restored.and(taken) {
+            self.fail(&error.into());
         }
-        let queue = self.queues.entry(moment.epoch).or_insert_with(|| InputQueue::new(&self.job.budget));
-        if let Err(error) = queue.push(moment, batch) {
+    }
+
+    fn enqueue(&mut self, passed: Passed) {
+        let Passed { moment, batch, waited } = passed;
+        let taken = if waited { self.input.carry(moment, batch) } else { self.input.push(moment, batch) };
+        if let Err(error) = taken {
             self.fail(&error.into());
         }
     }
@@ -214,8 +276,8 @@ impl Operator {
     }
 
     /// One activation. True while the operator is not finished.
-    fn visit(&mut self, frontier: AntichainRef<Moment>, closed: Option<u64>) -> bool {
-        match self.work(frontier, closed) {
+    fn visit(&mut self, gate: &mut Gate, frontier: AntichainRef<Moment>, closed: Option<u64>) -> bool {
+        match self.work(gate, frontier, closed) {
             Ok(pending) => pending,
             Err(fault) => {
                 self.fail(&fault);
@@ -224,12 +286,11 @@ impl Operator {
         }
     }
 
-    fn work(&mut self, frontier: AntichainRef<Moment>, closed: Option<u64>) -> Result<bool, Fault> {
+    fn work(&mut self, gate: &mut Gate, frontier: AntichainRef<Moment>, closed: Option<u64>) -> Result<bool, Fault> {
         if self.failed {
             // Capabilities stay where they are: nothing downstream may take silence for the end of input.
             return Ok(true);
         }
-        self.reached = time::epoch(frontier).unwrap_or(self.reached).max(self.reached);
         while let Some(finished) = self.bundles.poll() {
             self.finish(finished)?;
         }
@@ -237,33 +298,85 @@ impl Operator {
             return Ok(true);
         }
         // A TestStream can say that no more input will come, and go on with its clock.
-        let ended = time::watermark(frontier).is_none_or(|watermark| watermark >= Timestamp::MAX);
+        self.ended = time::watermark(frontier).is_none_or(|watermark| watermark >= Timestamp::MAX);
+        self.approach_border(frontier)?;
         if let Some(epoch) = closed {
-            move_on(&mut self.queues, epoch)?;
+            self.input.move_on(epoch)?;
         }
-        while closed.is_none() && !self.bundles.busy() {
-            let queued = self.queues.values().flat_map(InputQueue::moments).map(|moment| moment.watermark).min();
+        loop {
+            if closed.is_none() {
+                self.start(gate, frontier)?;
+            }
+            let full = self.emissions.is_full();
+            self.emissions.send()?;
+            if !full || self.emissions.is_full() {
+                break;
+            }
+        }
+        // What waits for a side input does not drain, and holds nobody up.
+        let waiting = closed.is_none().then(|| self.input.fresh_bytes()).into_iter().flatten();
+        self.emissions.input_waits(waiting);
+        self.hold(frontier)?;
+        let due = self.wake()?;
+        Ok(self.bundles.busy() || !self.emissions.is_empty() || !self.input.is_empty() || due)
+    }
+
+    /// Runs what is due and what has come, until a bundle is open, too much is not sent, or there is nothing to do.
+    fn start(&mut self, gate: &mut Gate, frontier: AntichainRef<Moment>) -> Result<(), Fault> {
+        while !self.bundles.busy() && !self.emissions.is_full() {
+            let queued = self.input.least_watermark();
             let least = time::watermark(frontier).map_or(i64::MAX, |watermark| watermark.0);
-            self.watermark = Timestamp(queued.map_or(least, |queued| queued.min(least)));
-            match self.next(ended)? {
+            // It never goes back: what was saved may be ahead of what the sources have said since.
+            self.watermark = self.watermark.max(Timestamp(queued.map_or(least, |queued| queued.min(least))));
+            match self.next(self.ended)? {
                 Next::Bundle(moment, input, changes) => {
                     self.running = Some(changes);
                     self.bundles.start_with(moment, input);
                 }
                 Next::Commit(changes) => self.state.commit(&self.state.bundle(), changes)?,
-                Next::Nothing if self.step(frontier) => {}
-                Next::Nothing => break,
+                Next::Nothing => match self.input.next(self.epoch, frontier) {
+                    Some(next) => self.step(gate, next)?,
+                    None => break,
+                },
             }
         }
-        self.account(closed.is_none());
-        self.emissions.send()?;
-        self.hold(frontier)?;
-        let due = self.wake()?;
-        Ok(self.bundles.busy() || !self.emissions.is_empty() || !self.queues.is_empty() || due)
+        Ok(())
+    }
+
+    /// Steps to the next epoch: nothing that belongs to this one is left, and no bundle is open.
+    fn step(&mut self, gate: &mut Gate, next: u64) -> Result<(), Fault> {
+        if let Some(border) = self.saver.border(self.epoch, next) {
+            let mut carried = Carried::over(border.epoch(), self.bundles.references());
+            carried.add_all(self.input.freeze_carried()?);
+            carried.add(gate.freeze()?);
+            let head = PartHead { watermark: self.watermark.0, ..self.form.head(PartKind::Keyed) };
+            border.save(head, carried.frozen(Some(self.state.freeze()?)));
+        }
+        self.epoch = next;
+        self.waits_for_border = None;
+        Ok(())
+    }
+
+    /// Where a checkpoint waits for this stage for too long, what has not been begun goes over the border with it.
+    fn approach_border(&mut self, frontier: AntichainRef<Moment>) -> Result<(), Fault> {
+        let reached = time::epoch(frontier).filter(|reached| *reached > self.epoch);
+        let Some(reached) = reached.filter(|_| self.job.checkpoints.are_on()) else {
+            self.waits_for_border = None;
+            return Ok(());
+        };
+        let since = *self.waits_for_border.get_or_insert_with(Instant::now);
+        let left = self.job.settings.carry_over_after.saturating_sub(since.elapsed());
+        if left.is_zero() {
+            self.input.move_on(reached)?;
+        } else {
+            self.alarm.set(left);
+        }
+        Ok(())
     }
 
     fn finish(&mut self, finished: Finished) -> Result<(), Fault> {
-        let Finished { moment, done, .. } = finished;
+        let Finished { moment, elements, took, done, .. } = finished;
+        self.pace.took(elements, took);
         if !done.residuals.is_empty() {
             let what = "the harness handed back elements of a stage that cannot be split".to_owned();
             return Err(ElementError::malformed(what).into());
@@ -271,13 +384,13 @@ impl Operator {
         let mut changes = self.running.take().unwrap_or_default();
         let draining = self.job.drain.requested();
         changes.timers.extend(changes::read(&done.timers, &self.keyed.timers, &*self.clock, draining)?);
+        self.nothing_expires = false;
         if let Some(bundle) = self.current.borrow_mut().take() {
             self.state.commit(&bundle, changes)?;
         }
-        self.job.observer.committed(self.stage, done.metrics);
-        // A job without checkpoints: the bundle's effects are as durable as they get.
+        self.job.observer.committed(self.stage, moment.epoch, done.metrics);
         if let Some(finalizer) = done.requires_finalization {
-            finalizer.finalize();
+            self.job.checkpoints.when_durable(moment.epoch, finalizer);
         }
         self.emissions.push(moment, done.outputs);
         Ok(())
@@ -317,7 +430,8 @@ impl Operator {
 
     /// The moment of what was held at `hold`: not before what the operator still holds, because late data holds nothing.
     fn held_at(&self, hold: Timestamp) -> Moment {
-        Moment { epoch: self.epoch, watermark: self.emissions.least().map_or(hold.0, |least| hold.0.max(least)) }
+        let watermark = self.emissions.least().map_or(hold.0, |least| hold.0.max(least));
+        Moment { epoch: self.epoch, watermark: watermark.min(NOTHING_MORE - 1) }
     }
 
     /// Buffered elements whose turn is before `time`, in order.
@@ -337,15 +451,8 @@ impl Operator {
 
     /// Input of the current epoch.
     fn take(&mut self) -> Result<Option<Next>, Fault> {
-        while let Some(queue) = self.queues.get_mut(&self.epoch) {
-            let taken = queue.take(self.job.settings.max_bundle_elements, self.job.settings.max_bundle_bytes)?;
-            let Some(taken) = taken else {
-                self.queues.remove(&self.epoch);
-                break;
-            };
-            if queue.is_empty() {
-                self.queues.remove(&self.epoch);
-            }
+        let elements = self.pace.elements(self.job.settings.max_bundle_elements);
+        while let Some(taken) = self.input.take(self.epoch, elements, self.job.settings.max_bundle_bytes)? {
             let (mut changes, mut late, mut input) = (Changes::default(), 0, Vec::new());
             for batch in taken.batches {
                 match self.admission.admit(batch, self.watermark, &mut changes, &mut late)? {
@@ -358,7 +465,7 @@ impl Operator {
                 let transform = self.keyed.states.first().map(|cell| &cell.transform);
                 let transform = transform.or_else(|| self.keyed.timers.first().map(|family| &family.transform));
                 let transform = transform.map_or(self.name.as_str(), String::as_str);
-                self.job.observer.counted(Metric::counter(transform, LATE.0, LATE.1, late));
+                self.job.observer.counted(self.epoch, Metric::counter(transform, LATE.0, LATE.1, late));
             }
             if !input.is_empty() {
                 return Ok(Some(Next::Bundle(taken.moment, input, changes)));
@@ -372,40 +479,16 @@ impl Operator {
 
     /// Removes windows that have expired.
     fn expire(&mut self, ended: bool) -> Result<Next, Fault> {
-        let mut expired = self.state.expired(self.watermark, WINDOWS)?;
-        if ended {
-            // Timers of the clock are still to fire in them.
-            let mut waiting = Vec::with_capacity(expired.len());
-            for expiry in &expired {
-                waiting.push(self.state.has_processing_timers(&expiry.key, &expiry.window)?);
-            }
-            let mut waiting = waiting.into_iter();
-            expired.retain(|_| !waiting.next().unwrap_or(false));
+        if self.nothing_expires {
+            return Ok(Next::Nothing);
         }
+        let mut expired = self.state.expired(self.watermark, ended, WINDOWS)?;
+        // After the end only a timer that fires changes that, and there may be many that are waited for.
+        self.nothing_expires = ended && expired.is_empty();
         let by_other_names: Vec<Expiry> =
             expired.iter().filter_map(|expiry| self.admission.forget(&expiry.key, &expiry.window, expiry.at)).collect();
         expired.extend(by_other_names);
         Ok(if expired.is_empty() { Next::Nothing } else { Next::Commit(Changes { expired, ..Changes::default() }) })
-    }
-
-    /// Steps to the next epoch, if the input has left this one; nothing that belongs to it is left.
-    fn step(&mut self, frontier: AntichainRef<Moment>) -> bool {
-        let queued = self.queues.keys().next().copied();
-        let next = match time::epoch(frontier) {
-            Some(next) => queued.map_or(next, |queued| queued.min(next)),
-            None => queued.unwrap_or(self.epoch),
-        };
-        let steps = next > self.epoch;
-        self.epoch = self.epoch.max(next);
-        steps
-    }
-
-    fn account(&mut self, open: bool) {
-        let bytes = if open { self.queues.values().map(InputQueue::bytes).sum() } else { 0 };
-        if bytes != self.backlog {
-            self.flow.update(self.backlog, bytes);
-            self.backlog = bytes;
-        }
     }
 
     /// Moves the capabilities to the least moments at which output may still come.
@@ -413,17 +496,16 @@ impl Operator {
         let timers = self.state.least_hold()?;
         let buffered = self.state.earliest_buffered()?;
         let kept: Vec<Moment> = timers.into_iter().chain(buffered).map(|hold| self.held_at(hold)).collect();
-        let queued = self.queues.values().flat_map(InputQueue::moments);
         let input = frontier.iter().copied();
-        self.emissions.hold(input.chain(self.bundles.moments()).chain(queued).chain(kept));
+        self.emissions.hold(input.chain(self.bundles.moments()).chain(self.input.moments()).chain(kept));
         Ok(())
     }
 
     /// Asks to be woken when the next timer of the clock is due; true if there is one.
-    fn wake(&self) -> Result<bool, Fault> {
+    fn wake(&mut self) -> Result<bool, Fault> {
         let Some(due) = self.state.earliest(TimeDomain::ProcessingTime)? else { return Ok(false) };
         if let Some(wait) = self.clock.wait(due) {
-            self.activator.activate_after(wait.max(Duration::from_millis(1)));
+            self.alarm.set(wait);
         }
         Ok(true)
     }

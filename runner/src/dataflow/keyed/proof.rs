@@ -180,8 +180,8 @@ fn note(batch: &Batch, found: &Found, fail: bool) {
 
 struct Silent;
 impl JobObserver for Silent {
-    fn committed(&self, _stage: StageId, _metrics: Vec<Metric>) {}
-    fn counted(&self, metric: Metric) {
+    fn committed(&self, _stage: StageId, _epoch: u64, _metrics: Vec<Metric>) {}
+    fn counted(&self, _epoch: u64, metric: Metric) {
         panic!("nothing is late here: {metric:?}");
     }
     fn warning(&self, _message: String) {}
@@ -265,6 +265,7 @@ fn run_with(workers: usize, fails: u64) {
             ..Settings::default()
         },
         drain: Drain::default(),
+        checkpoints: crate::checkpoint::Checkpoints::none(),
         test_events: Arc::new(crate::dataflow::proof::NoService),
     };
     run(job, Topology::single(workers)).unwrap();

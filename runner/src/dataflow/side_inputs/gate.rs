@@ -31,7 +31,7 @@ use super::super::Job;
 use super::super::bundle_state::StageState;
 use super::super::bundles::element_coder;
 use super::super::edge::Edge;
-use super::super::queue::InputQueue;
+use super::super::queue::{FrozenInput, InputQueue};
 use super::super::run::Reporter;
 use super::map_windows::Mapper;
 use crate::element::{Batch, BatchBuilder, ElementCoder, ElementError, encode_windowed_value};
@@ -86,7 +86,7 @@ pub(crate) struct Gate {
     changed: Arc<AtomicBool>,
     /// What is known of windows, until something changes.
     verdicts: HashMap<Bytes, Verdict>,
-    ready: VecDeque<(Moment, Batch)>,
+    ready: VecDeque<Passed>,
     waiting: BTreeMap<Bytes, Waiting>,
     /// Of windows without a queue of their own, and those windows.
     crowd: Option<(Waiting, BTreeSet<Bytes>)>,
@@ -99,6 +99,14 @@ pub(crate) struct Gate {
     passed: i64,
     late: bool,
     failed: bool,
+}
+
+/// Input that the stage may process.
+pub(crate) struct Passed {
+    pub(crate) moment: Moment,
+    pub(crate) batch: Batch,
+    /// It came in an earlier epoch than that of `moment`, and had to wait.
+    pub(crate) waited: bool,
 }
 
 struct Side {
@@ -193,7 +201,7 @@ impl Gate {
     /// Begins a visit: looks how far the side inputs have come. `inputs` are the frontiers of the operator's inputs.
     pub(crate) fn visit(&mut self, inputs: &[MutableAntichain<Moment>]) {
         let (whole, growing) = inputs[1..].split_at(self.whole);
-        let shut = whole.iter().filter_map(|barrier| time::epoch(barrier.frontier())).min();
+        let shut = whole.iter().map(MutableAntichain::frontier).filter_map(open_epoch).min();
         self.closed = shut.map(|shut| time::epoch(inputs[0].frontier()).map_or(shut, |input| input.min(shut)));
         self.gone_on = 0;
         if self.sides.is_empty() || self.failed {
@@ -229,15 +237,15 @@ impl Gate {
     /// Takes input of the stage.
     pub(crate) fn push(&mut self, moment: Moment, batch: Batch) {
         if self.sides.is_empty() {
-            self.ready.push_back((moment, batch));
+            self.ready.push_back(Passed { moment, batch, waited: false });
         } else if !self.failed && !batch.is_empty() {
-            let admitted = self.admit(moment, batch);
+            let admitted = self.admit(moment, moment, batch);
             self.check(admitted);
         }
     }
 
     /// Input that the stage may process.
-    pub(crate) fn next(&mut self) -> Option<(Moment, Batch)> {
+    pub(crate) fn next(&mut self) -> Option<Passed> {
         if let Some(ready) = self.ready.pop_front() {
             return Some(ready);
         }
@@ -249,9 +257,10 @@ impl Gate {
             match released.queue.take(usize::MAX, 1) {
                 Ok(Some(taken)) => {
                     let moment = Moment { epoch: taken.moment.epoch.max(released.held.epoch), ..taken.moment };
+                    let waited = moment.epoch > taken.moment.epoch;
                     for batch in taken.batches {
                         self.gone_on += batch.data().len();
-                        self.ready.push_back((moment, batch));
+                        self.ready.push_back(Passed { moment, batch, waited });
                     }
                     return self.ready.pop_front();
                 }
@@ -267,21 +276,32 @@ impl Gate {
         None
     }
 
+    /// Whether it may hold something back.
+    pub(crate) fn is_there(&self) -> bool {
+        !self.sides.is_empty()
+    }
+
+    /// All that waits, with the moments that it came at.
+    pub(crate) fn freeze(&mut self) -> io::Result<Vec<FrozenInput>> {
+        let crowd = self.crowd.iter_mut().map(|(waiting, _)| waiting);
+        let waiting = self.waiting.values_mut().chain(crowd).chain(&mut self.released);
+        waiting.map(|waiting| waiting.queue.freeze()).collect()
+    }
+
     /// The frontier of what may still come to the stage, from here or from `input`.
-    pub(crate) fn frontier<'a>(&'a mut self, input: AntichainRef<'a, Moment>) -> AntichainRef<'a, Moment> {
-        if self.failed && !self.sides.is_empty() {
-            // What was not admitted stays held for good.
-            return self.frontier.borrow();
-        }
+    pub(crate) fn frontier(&mut self, input: AntichainRef<'_, Moment>) -> Antichain<Moment> {
         if self.sides.is_empty() {
-            return input;
+            return input.to_owned();
         }
-        let mut frontier = Antichain::new();
-        frontier.extend(input.iter().copied());
-        let crowd = self.crowd.iter().map(|(waiting, _)| waiting);
-        frontier.extend(self.waiting.values().chain(crowd).chain(&self.released).map(|waiting| waiting.held));
-        self.frontier = frontier;
-        self.frontier.borrow()
+        if !self.failed {
+            let mut frontier = Antichain::new();
+            frontier.extend(input.iter().copied());
+            let crowd = self.crowd.iter().map(|(waiting, _)| waiting);
+            frontier.extend(self.waiting.values().chain(crowd).chain(&self.released).map(|waiting| waiting.held));
+            self.frontier = frontier;
+        }
+        // After a failure, what was not admitted stays held for good.
+        self.frontier.clone()
     }
 
     /// True while something is not handed on yet.
@@ -357,7 +377,7 @@ impl Gate {
         while let Some(taken) = queue.take(usize::MAX, 1)? {
             let moment = Moment { epoch: taken.moment.epoch.max(held.epoch), ..taken.moment };
             for batch in taken.batches {
-                self.admit(moment, batch)?;
+                self.admit(moment, taken.moment, batch)?;
             }
         }
         Ok(())
@@ -385,7 +405,9 @@ impl Gate {
         Ok(verdict)
     }
 
-    fn admit(&mut self, moment: Moment, batch: Batch) -> Result<(), Fault> {
+    /// Takes input that came at `came`, to be processed at `moment`.
+    fn admit(&mut self, moment: Moment, came: Moment, batch: Batch) -> Result<(), Fault> {
+        let waited = moment.epoch > came.epoch;
         let coder = self.coder.clone();
         let mut whole = true;
         for element in batch.elements() {
@@ -397,7 +419,7 @@ impl Gate {
             }
         }
         if whole {
-            self.ready.push_back((moment, batch));
+            self.ready.push_back(Passed { moment, batch, waited });
             return Ok(());
         }
         let mut ready = BatchBuilder::default();
@@ -425,15 +447,15 @@ impl Gate {
             }
         }
         if !ready.is_empty() {
-            self.ready.push_back((moment, ready.finish()));
+            self.ready.push_back(Passed { moment, batch: ready.finish(), waited });
         }
         for (window, mut elements) in waiting {
-            self.wait(window, moment, elements.finish())?;
+            self.wait(window, moment, came, elements.finish())?;
         }
         Ok(())
     }
 
-    fn wait(&mut self, window: Bytes, moment: Moment, batch: Batch) -> io::Result<()> {
+    fn wait(&mut self, window: Bytes, moment: Moment, came: Moment, batch: Batch) -> io::Result<()> {
         let room = self.waiting.len() < QUEUES;
         let new = || Waiting { queue: InputQueue::new(&self.budget), held: moment };
         let waiting = match self.waiting.get_mut(&window) {
@@ -447,7 +469,7 @@ impl Gate {
         };
         waiting.held.epoch = waiting.held.epoch.min(moment.epoch);
         waiting.held.watermark = waiting.held.watermark.min(moment.watermark);
-        waiting.queue.push(moment, batch)
+        waiting.queue.push(came, batch)
     }
 
     fn dropped(&mut self) {
@@ -476,6 +498,11 @@ impl Side {
             }
         })
     }
+}
+
+/// The epoch that a barrier stands at; none once it is passed.
+fn open_epoch(barrier: AntichainRef<'_, Moment>) -> Option<u64> {
+    time::watermark(barrier).and(time::epoch(barrier))
 }
 
 /// Why a gate cannot go on.

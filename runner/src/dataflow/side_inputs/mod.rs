@@ -11,5 +11,5 @@ mod tables;
 #[cfg(test)]
 mod proof;
 
-pub(crate) use gate::{Gate, SideInputs};
+pub(crate) use gate::{Gate, Passed, SideInputs};
 pub(crate) use tables::{Fillers, Tables};

@@ -12,10 +12,11 @@ use super::super::bundles::element_coder;
 use super::super::edge::Edge;
 use super::super::run::Reporter;
 use super::gate::{Growing, SideInputs};
-use super::materialise;
+use super::materialise::{self, Growth};
+use crate::checkpoint::{PartHead, PartKind};
 use crate::clock::Clock;
 use crate::grouping::StoredIterables;
-use crate::plan::{Access, CollectionId, Stage};
+use crate::plan::{Access, CollectionId, SideInput, Stage};
 use crate::side_input::{GrowingTable, SideInputTable};
 use crate::state::{StoreError, Stores};
 use crate::time::Moment;
@@ -24,35 +25,73 @@ use crate::time::Moment;
 type Key = (CollectionId, Access);
 
 /// The tables of a process: one for each collection, and way of reading it.
-pub(crate) struct Tables(BTreeMap<Key, Table>);
+pub(crate) struct Tables {
+    tables: BTreeMap<Key, Table>,
+    /// What those that grow are saved as.
+    names: BTreeMap<Key, String>,
+}
+
+/// What the table of a side input is saved as: it is called after the first that reads it.
+fn saved_name(stage: &Stage, side_input: &SideInput) -> String {
+    let transform = stage.transforms.iter().find(|(id, _)| *id == side_input.transform);
+    let transform = transform.map_or(&side_input.transform, |(_, name)| name);
+    format!("side input {} of {transform}, as {:?}", side_input.local_name, side_input.access)
+}
+
+/// What a saved table is written for: of another form it is not read.
+fn form(job: &Job, (collection, access): Key) -> String {
+    let collection = &job.plan.collections[collection.0 as usize];
+    format!("{access:?} of {}, windowed: {:?}", collection.value, collection.windowing)
+}
 
 impl Tables {
     /// Empty ones for all side inputs of a job. Those that are read before their end are kept in `stores`.
     pub(crate) fn new(job: &Job, stores: &Stores) -> Result<Tables, StoreError> {
-        let mut tables = BTreeMap::new();
-        for side_input in job.plan.stages.iter().flat_map(|stage| &stage.side_inputs) {
+        let (mut tables, mut names) = (BTreeMap::new(), BTreeMap::new());
+        let durable = job.checkpoints.are_on();
+        for (stage, side_input) in
+            job.plan.stages.iter().flat_map(|stage| stage.side_inputs.iter().map(move |side_input| (stage, side_input)))
+        {
             let (id, access) = (side_input.collection, side_input.access);
             if tables.contains_key(&(id, access)) {
                 continue;
             }
             let coder = element_coder(&job.plan, id);
             let collection = &job.plan.collections[id.0 as usize];
-            let table = if collection.is_read_at_its_end() {
+            // Tables that are read when they are whole are not saved.
+            let table = if collection.is_read_at_its_end() && !durable {
                 Table::Whole(Arc::new(SideInputTable::new(&job.budget, access, coder)))
             } else {
-                let store = stores.open(&format!("side-input-{}-{access:?}", id.0))?;
-                Table::Growing(Arc::new(GrowingTable::new(store, access, coder, collection.windowing.clone())))
+                let name = saved_name(stage, side_input);
+                let windowing = collection.windowing.clone();
+                let store = format!("side-input-{}-{access:?}", id.0);
+                let restored = job.checkpoints.restore().and_then(|restore| restore.of(&name).first());
+                names.insert((id, access), name);
+                Table::Growing(Arc::new(match restored {
+                    None => GrowingTable::new(stores.open(&store)?, access, coder, windowing),
+                    Some(part) => {
+                        let form = form(job, (id, access));
+                        if part.head.form != form {
+                            let why = format!(
+                                "side input {:?} was saved as {}, and is now {form}",
+                                side_input.local_name, part.head.form
+                            );
+                            return Err(StoreError { doing: "take over saved state", why });
+                        }
+                        GrowingTable::restore(stores.restore(&store, &part.folder)?, access, coder, windowing)?
+                    }
+                }))
             };
             tables.insert((id, access), table);
         }
-        Ok(Tables(tables))
+        Ok(Tables { tables, names })
     }
 
     /// What serves a stage's bundles.
     pub(crate) fn state(&self, stage: &Stage, iterables: Arc<StoredIterables>) -> Arc<StageState> {
         let side_inputs = stage.side_inputs.iter().map(|side| {
             let name = (side.transform.clone(), side.local_name.clone());
-            (name, self.0[&(side.collection, side.access)].clone())
+            (name, self.tables[&(side.collection, side.access)].clone())
         });
         Arc::new(StageState::new(side_inputs, iterables))
     }
@@ -89,7 +128,7 @@ impl<'scope> Fillers<'scope, '_> {
                     barrier
                 }
             };
-            match &self.tables.0[&key] {
+            match &self.tables.tables[&key] {
                 Table::Whole(_) => side_inputs.whole.push(barrier),
                 Table::Growing(table) => side_inputs.growing.push(Growing {
                     barrier,
@@ -105,11 +144,20 @@ impl<'scope> Fillers<'scope, '_> {
     fn fill(&self, job: &Job, key: Key, input: Edge<'scope>) -> Edge<'scope> {
         let name = &job.plan.collections[key.0.0 as usize].name;
         let (scope, shape, reporter) = (self.scope, self.shape, Rc::clone(&self.reporter));
-        match &self.tables.0[&key] {
+        match &self.tables.tables[&key] {
             Table::Whole(table) => materialise::build(scope, name, input, Arc::clone(table), shape, reporter),
             Table::Growing(table) => {
-                let table = (Arc::clone(table), Arc::clone(&self.clock));
-                materialise::grow(scope, name, input, table, shape, reporter)
+                let growth = Growth {
+                    table: Arc::clone(table),
+                    clock: Arc::clone(&self.clock),
+                    budget: job.budget.clone(),
+                    // All tables of the job hold the same; that of its first worker is saved.
+                    saver: (scope.index() == 0).then(|| job.checkpoints.saver(self.tables.names[&key].clone(), 0, 1)),
+                    head: PartHead { form: form(job, key), ..PartHead::of(PartKind::SideInput) },
+                    first_epoch: job.checkpoints.restore().map_or(0, |restore| restore.epoch()),
+                    by_epoch: job.checkpoints.are_on(),
+                };
+                materialise::grow(scope, name, input, growth, shape, reporter)
             }
         }
     }

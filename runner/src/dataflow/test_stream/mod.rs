@@ -3,7 +3,9 @@
 //! One operator on the job's first worker plays every TestStream of the plan. An event is played in an epoch of its own:
 //! what it emits has that epoch, then all outputs step to the next one. Once nothing in the whole dataflow is left of
 //! the older epoch ([`super::quiescence`] tells), its effects are over, on every worker of every process, and the next
-//! event may come. The first epoch is nobody's event: it is over when the bounded branches beside the TestStream are.
+//! event may come. The first epoch is nobody's event: it is over when the bounded branches beside the TestStream are. A
+//! source without an end beside it goes with the epochs, and is no event's effect: what it has left to do is work of the
+//! next epoch.
 //! Several TestStreams share the epochs: each plays one event in a turn, in the plan's order.
 //!
 //! Processing time. That the clock moves on is told to every process by an output of the operator, whose elements are
@@ -50,6 +52,8 @@ pub use service::{TestEventService, TestEventSink};
 pub(crate) struct Sources<'scope> {
     /// Every output of every TestStream.
     pub(crate) outputs: Vec<(CollectionId, Edge<'scope>)>,
+    /// Carries no data: to be a part of every other source, so that they go with the epochs.
+    pub(crate) epochs: Edge<'scope>,
     /// Carries no data; the clocks of all processes have moved as far as its frontier says.
     pub(crate) clocks: Edge<'scope>,
     /// To be told how far the whole dataflow is.
@@ -67,6 +71,7 @@ pub(crate) fn build<'scope>(
     let mut builder = OperatorBuilder::new("TestStream".into(), scope);
     let address = builder.operator_info().address;
     let (ticks, ticking) = Output::new(&mut builder);
+    let (roots, epochs) = Output::new(&mut builder);
     let mine = scope.index() == 0;
     let mut outputs = Vec::new();
     let mut streams = Vec::new();
@@ -92,14 +97,15 @@ pub(crate) fn build<'scope>(
     }
     let quiescence = Quiescence::new(scope.activator_for(address));
     let drain = job.drain.clone();
-    let mut player = Player::new(Port::new(ticks), streams, quiescence.clone(), Rc::clone(&reporter));
+    let mut player =
+        Player::new(Port::new(ticks), Port::of_epochs(roots), streams, quiescence.clone(), Rc::clone(&reporter));
     builder.build(move |capabilities| {
         if mine {
             player.begin(capabilities);
         }
         move |_frontiers| player.visit(drain.requested())
     });
-    Sources { outputs, clocks: build_clock(scope, ticking, clock, shape, reporter), quiescence }
+    Sources { outputs, epochs, clocks: build_clock(scope, ticking, clock, shape, reporter), quiescence }
 }
 
 /// Moves the clock of every process by the milliseconds that come in.

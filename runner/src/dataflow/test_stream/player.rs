@@ -13,7 +13,7 @@ use super::service::{Events, Next};
 use crate::element::{Batch, BatchBuilder, MAX_ELEMENT};
 use crate::executor::Fault;
 use crate::plan::TestEvent;
-use crate::time::{Moment, Timestamp};
+use crate::time::{Moment, NOTHING_MORE, Timestamp};
 
 /// A batch is sent on once it holds this many bytes.
 const BATCH_BYTES: usize = 1 << 20;
@@ -38,6 +38,8 @@ pub(super) struct Stream {
 pub(super) struct Player {
     /// Tells the clocks.
     ticks: Port,
+    /// Tells the other sources which epoch it is, and holds nothing back.
+    roots: Port,
     streams: Vec<Stream>,
     /// The epoch that all outputs stand at.
     epoch: u64,
@@ -68,6 +70,11 @@ enum Step {
 impl Port {
     pub(super) fn new(output: Output) -> Port {
         Port { output, capability: None, watermark: Timestamp::MIN }
+    }
+
+    /// One that only says which epoch it is.
+    pub(super) fn of_epochs(output: Output) -> Port {
+        Port { output, capability: None, watermark: Timestamp(NOTHING_MORE) }
     }
 
     fn give(&mut self, batch: Batch) {
@@ -135,8 +142,14 @@ impl Stream {
 }
 
 impl Player {
-    pub(super) fn new(ticks: Port, streams: Vec<Stream>, quiescence: Quiescence, reporter: Rc<Reporter>) -> Player {
-        Player { ticks, streams, epoch: 0, next: Step::Stop, quiescence, reporter }
+    pub(super) fn new(
+        ticks: Port,
+        roots: Port,
+        streams: Vec<Stream>,
+        quiescence: Quiescence,
+        reporter: Rc<Reporter>,
+    ) -> Player {
+        Player { ticks, roots, streams, epoch: 0, next: Step::Stop, quiescence, reporter }
     }
 
     /// Takes the operator's capabilities, in the order of its outputs.
@@ -149,7 +162,7 @@ impl Player {
 
     fn ports(&mut self) -> impl Iterator<Item = &mut Port> {
         let ports = self.streams.iter_mut().flat_map(|stream| stream.ports.iter_mut().map(|(_, port)| port));
-        std::iter::once(&mut self.ticks).chain(ports)
+        [&mut self.ticks, &mut self.roots].into_iter().chain(ports)
     }
 
     /// Does what may be done by now. `drain`: plays no more events.
@@ -213,7 +226,7 @@ impl Player {
             }
         }
         if !played && self.streams.iter().all(|stream| stream.ended) {
-            self.ports().for_each(|port| port.watermark = Timestamp::MAX);
+            self.ports().for_each(|port| port.watermark = port.watermark.max(Timestamp::MAX));
             self.step(Step::LastTick);
         } else if advance > 0 {
             self.tick(advance);

@@ -253,7 +253,7 @@ fn the_clock_of_every_process_moves_and_watermarks_never_regress() {
                     worker.dataflow::<Moment, _, _>(|scope| {
                         let (clock, reporter) = (Arc::clone(&inside), Rc::clone(&reporter));
                         let sources = build(scope, &job, Arc::clone(&clock), shape, Rc::clone(&reporter));
-                        let mut edges = vec![sources.clocks];
+                        let mut edges = vec![sources.clocks, sources.epochs];
                         for (_, edge) in sources.outputs {
                             // To the last process, whose clock is not next to the source.
                             let route = Route::ToEveryProcess { processes: shape.0, workers: shape.1 };
@@ -261,7 +261,7 @@ fn the_clock_of_every_process_moves_and_watermarks_never_regress() {
                             let here = if process + 1 == shape.0 { Arc::clone(&seen) } else { Arc::default() };
                             edges.push(check(scope, edge, Arc::clone(&clock), start, here));
                         }
-                        quiescence::watch(scope, edges, sources.quiescence);
+                        quiescence::watch(scope, edges, vec![Box::new(sources.quiescence)]);
                     });
                     while worker.has_dataflows() {
                         worker.step_or_park(None);

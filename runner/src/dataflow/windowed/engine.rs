@@ -54,11 +54,12 @@ impl Engine {
     pub(super) fn new(grouping: &Grouping, store: Box<dyn Store>, settling: i64) -> Engine {
         let windowing = grouping.windowing.clone();
         let machine = TriggerMachine::settling(&windowing.trigger, windowing.merging != Merging::None, settling);
+        let iterables = Arc::clone(&grouping.iterables);
         Engine {
             input: grouping.input.clone(),
             counts: windowing.trigger.counts_elements(),
             windows: Windows::new(store, windowing, machine),
-            panes: Panes::new(is_state_backed(&grouping.output), Arc::clone(&grouping.iterables)),
+            panes: Panes::new(is_state_backed(&grouping.output), iterables, grouping.readers),
             watermark: Timestamp(i64::MIN),
             output: Timestamp(i64::MIN),
             touched: VecDeque::new(),

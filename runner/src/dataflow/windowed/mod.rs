@@ -49,23 +49,23 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::JobObserver;
 use super::edge::{Edge, Output, exchange, moment};
-use super::flow::Flow;
 use super::group::Grouping;
+use super::links::Links;
 use super::merge::WindowMerges;
+use super::restore::Parts;
 use super::route::{self, Route};
-use super::run::Reporter;
+use crate::checkpoint::{PartHead, PartKind, Saver};
 use crate::clock::Clock;
 use crate::element::ElementError;
-use crate::state::{MemoryStore, Store, StoreError};
+use crate::state::{MemoryStore, StoreError, Stores};
 use crate::time::Moment;
 
 use engine::Engine;
-use operator::Operator;
+use operator::WindowedOperator;
 
 /// What a windowed grouping needs besides a [`Grouping`].
 pub(crate) struct Means {
-    /// An empty store of its own.
-    pub(crate) store: Result<Box<dyn Store>, StoreError>,
+    pub(crate) stores: Stores,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) observer: Arc<dyn JobObserver>,
 }
@@ -90,23 +90,26 @@ pub(crate) fn build<'scope>(
     means: Means,
     input: Edge<'scope>,
     merges: impl FnOnce(Rc<[usize]>) -> Option<WindowMerges>,
-    (flow, reporter): (Rc<Flow>, Rc<Reporter>),
+    links: Links,
 ) -> Edge<'scope> {
     let by_key = Route::ByKey(grouping.input.clone());
-    let routed = route::address(scope, &grouping.name, input, by_key, Rc::clone(&reporter));
+    let routed = route::address(scope, &grouping.name, input, by_key, Rc::clone(&links.reporter));
     let mut builder = OperatorBuilder::new(grouping.name.clone(), scope);
     let mut input = builder.new_input(routed, exchange());
     let (output, stream) = Output::new(&mut builder);
     let address = builder.operator_info().address;
     let merges = merges(Rc::clone(&address));
+    let flow = links.flow.waking(scope.worker().sync_activator_for(address.to_vec()));
+    let links = Links { flow, ..links };
+    let head = PartHead { form: form(&grouping), ..PartHead::of(PartKind::Grouping) };
     // Every worker builds its operators, come what may.
-    let (store, trouble) = match means.store {
-        Ok(store) => (store, None),
-        Err(error) => (Box::new(MemoryStore::default()) as Box<dyn Store>, Some(Trouble::from(error))),
+    let (engine, trouble) = match engine(&grouping, &means, &head, &links.saver) {
+        Ok(engine) => (engine, None),
+        Err(trouble) => (Engine::new(&grouping, Box::<MemoryStore>::default(), 0), Some(trouble)),
     };
-    let engine = Engine::new(&grouping, store, means.clock.settling());
-    let ends = (scope.activator_for(address), flow, reporter);
-    let mut operator = Operator::new(grouping, engine, merges, (means.clock, means.observer), output, ends);
+    let activator = scope.activator_for(address);
+    let mut operator =
+        WindowedOperator::new(grouping, engine, merges, head, (means.clock, means.observer), output, activator, links);
     if let Some(trouble) = trouble {
         operator.fail(&trouble);
     }
@@ -122,4 +125,22 @@ pub(crate) fn build<'scope>(
         }
     });
     stream
+}
+
+/// What the state of a grouping is written for: of another form it is not read.
+fn form(grouping: &Grouping) -> String {
+    let Grouping { input, windowing, .. } = grouping;
+    format!("{}, windowed: {windowing:?}", input.value)
+}
+
+/// The engine on the store that the job starts with.
+fn engine(grouping: &Grouping, means: &Means, head: &PartHead, saver: &Saver) -> Result<Engine, Trouble> {
+    let name = format!("group-{}", saver.shard());
+    let settling = means.clock.settling();
+    let parts = Parts::of(saver, head)?;
+    let store = parts.open(&means.stores, &name, record::group_of, None)?;
+    let mut engine = Engine::new(grouping, store, settling);
+    engine.windows.take_over()?;
+    (engine.watermark, engine.output) = (parts.least_watermark(), parts.least_output());
+    Ok(engine)
 }

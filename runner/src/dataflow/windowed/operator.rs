@@ -1,9 +1,7 @@
 //! The grouping in a dataflow: epochs, the watermark, the clock, and room.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use timely::dataflow::operators::Capability;
 use timely::progress::frontier::AntichainRef;
@@ -12,16 +10,18 @@ use timely::scheduling::Activator;
 use super::Trouble;
 use super::engine::{Dropped, Engine, Progress, Room};
 use super::intake::{Intake, Question};
+use crate::checkpoint::{Frozen, PartHead, Saver};
 use crate::clock::Clock;
 use crate::dataflow::JobObserver;
+use crate::dataflow::alarm::Alarm;
 use crate::dataflow::edge::Output;
 use crate::dataflow::flow::{Flow, VISIT_LIMIT};
 use crate::dataflow::group::Grouping;
+use crate::dataflow::links::Links;
 use crate::dataflow::merge::{Merged, WindowMerges};
-use crate::dataflow::queue::InputQueue;
+use crate::dataflow::queue::EpochInput;
 use crate::dataflow::run::Reporter;
 use crate::element::Batch;
-use crate::memory::Budget;
 use crate::metrics::Metric;
 use crate::time::{self, Moment, Timestamp};
 
@@ -30,9 +30,8 @@ const LATE: (&str, &str) = ("org.apache.beam.runners.core.LateDataDroppingDoFnRu
 const CLOSED: (&str, &str) = ("org.apache.beam.runners.core.ReduceFnRunner", "droppedDueToClosedWindow");
 
 /// See the module.
-pub(super) struct Operator {
+pub(super) struct WindowedOperator {
     name: String,
-    budget: Budget,
     engine: Engine,
     merges: Option<WindowMerges>,
     /// The batch that is taken in.
@@ -40,23 +39,18 @@ pub(super) struct Operator {
     /// What the SDK is asked about its next part.
     asking: Option<Vec<Question>>,
     /// Input that waits, by epoch.
-    queues: BTreeMap<u64, Waiting>,
+    input: EpochInput,
     /// The epoch that is worked on.
     epoch: u64,
     sink: Sink,
     clock: Arc<dyn Clock>,
-    /// When the operator will be activated for the clock's sake.
-    alarm: Option<Instant>,
+    alarm: Alarm,
+    /// What every part of it says of itself.
+    head: PartHead,
+    saver: Saver,
     observer: Arc<dyn JobObserver>,
     reporter: Rc<Reporter>,
     failed: bool,
-}
-
-/// Input of one epoch.
-struct Waiting {
-    batches: InputQueue,
-    /// Nothing of it is at a lesser watermark.
-    least: Timestamp,
 }
 
 /// The way out.
@@ -64,7 +58,7 @@ struct Sink {
     output: Output,
     /// At the epoch that is worked on and the output watermark; `None` once all is over.
     capability: Option<Capability<Moment>>,
-    flow: Rc<Flow>,
+    flow: Flow,
     activator: Activator,
     /// Bytes taken in and sent in this visit.
     moved: usize,
@@ -72,8 +66,7 @@ struct Sink {
 
 impl Room for Sink {
     fn has_room(&mut self) -> bool {
-        if !self.flow.has_room() {
-            self.flow.wait(self.activator.clone());
+        if self.capability.as_ref().is_some_and(|capability| !self.flow.has_room(capability.time().epoch)) {
             return false;
         }
         if self.moved > VISIT_LIMIT {
@@ -91,27 +84,31 @@ impl Room for Sink {
     }
 }
 
-impl Operator {
+impl WindowedOperator {
     pub(super) fn new(
         grouping: Grouping,
         engine: Engine,
         merges: Option<WindowMerges>,
+        head: PartHead,
         (clock, observer): (Arc<dyn Clock>, Arc<dyn JobObserver>),
         output: Output,
-        (activator, flow, reporter): (Activator, Rc<Flow>, Rc<Reporter>),
-    ) -> Operator {
-        Operator {
+        activator: Activator,
+        links: Links,
+    ) -> WindowedOperator {
+        let Links { flow, reporter, saver } = links;
+        WindowedOperator {
             name: grouping.name,
-            budget: grouping.budget,
             engine,
             merges,
             intake: None,
             asking: None,
-            queues: BTreeMap::new(),
-            epoch: 0,
+            input: EpochInput::new(&grouping.budget),
+            epoch: saver.first_epoch(),
+            alarm: Alarm::new(activator.clone()),
             sink: Sink { output, capability: None, flow, activator, moved: 0 },
             clock,
-            alarm: None,
+            head,
+            saver,
             observer,
             reporter,
             failed: false,
@@ -125,13 +122,7 @@ impl Operator {
 
     /// Takes a batch of input.
     pub(super) fn enqueue(&mut self, moment: Moment, batch: Batch) {
-        if batch.is_empty() {
-            return;
-        }
-        let begin = || Waiting { batches: InputQueue::new(&self.budget), least: Timestamp(moment.watermark) };
-        let waiting = self.queues.entry(moment.epoch).or_insert_with(begin);
-        waiting.least = waiting.least.min(Timestamp(moment.watermark));
-        if let Err(error) = waiting.batches.push(moment, batch) {
+        if let Err(error) = self.input.push(moment, batch) {
             self.fail(&error.into());
         }
     }
@@ -164,6 +155,7 @@ impl Operator {
         let last = self.engine.panes.finish();
         self.sink.give(last);
         self.count();
+        self.sink.flow.update(self.input.fresh_bytes());
         if progress? == Progress::Paused {
             return Ok(());
         }
@@ -183,7 +175,7 @@ impl Operator {
             if !self.answered(now)? || self.engine.fire_touched(now, &mut self.sink)? == Progress::Paused {
                 return Ok(Progress::Paused);
             }
-            if self.intake.is_some() || self.queues.contains_key(&self.epoch) {
+            if self.intake.is_some() || self.input.has(self.epoch) {
                 if !self.sink.has_room() {
                     return Ok(Progress::Paused);
                 }
@@ -199,13 +191,24 @@ impl Operator {
             if self.engine.wake_by_clock(now, &mut self.sink)? == Progress::Paused {
                 return Ok(Progress::Paused);
             }
-            let Some(next) = self.next_epoch(frontier) else { return Ok(Progress::Done) };
+            let Some(next) = self.input.next(self.epoch, frontier) else { return Ok(Progress::Done) };
             let last = self.engine.panes.finish();
             self.sink.give(last);
-            self.epoch = next;
             self.engine.follow();
+            self.step(next)?;
             self.hold();
         }
+    }
+
+    /// Steps to the next epoch: nothing that belongs to this one is left.
+    fn step(&mut self, next: u64) -> Result<(), Trouble> {
+        if let Some(border) = self.saver.border(self.epoch, next) {
+            let (watermark, output) = (self.engine.watermark.0, self.engine.output.0);
+            let store = Some(self.engine.windows.freeze()?);
+            border.save(PartHead { watermark, output, ..self.head.clone() }, Frozen { store, carried: None });
+        }
+        self.epoch = next;
+        Ok(())
     }
 
     /// Takes in the next part of the batch at hand, or of the next one, or asks the SDK about its windows first.
@@ -244,12 +247,8 @@ impl Operator {
 
     /// The next batch of the epoch.
     fn next_batch(&mut self) -> Result<Option<Batch>, Trouble> {
-        let Some(waiting) = self.queues.get_mut(&self.epoch) else { return Ok(None) };
         // One byte is reached by any batch.
-        let taken = waiting.batches.take(usize::MAX, 1)?;
-        if waiting.batches.is_empty() {
-            self.queues.remove(&self.epoch);
-        }
+        let taken = self.input.take(self.epoch, usize::MAX, 1)?;
         let batch = taken.and_then(|taken| taken.batches.into_iter().next());
         self.sink.moved += batch.as_ref().map_or(0, |batch| batch.data().len());
         Ok(batch)
@@ -269,16 +268,8 @@ impl Operator {
 
     /// How far the watermark is: what comes, and what waits for its epoch, may be as old as this.
     fn reached(&self, frontier: AntichainRef<Moment>) -> Timestamp {
-        let waiting = self.queues.values().map(|waiting| waiting.least);
+        let waiting = self.input.least_watermark().map(Timestamp);
         time::watermark(frontier).into_iter().chain(waiting).min().unwrap_or(Timestamp(i64::MAX))
-    }
-
-    /// The epoch to step to: all of the one before has come and is done.
-    fn next_epoch(&self, frontier: AntichainRef<Moment>) -> Option<u64> {
-        let waiting = self.queues.keys().next().copied();
-        let reached = time::epoch(frontier).or(waiting).unwrap_or(self.epoch);
-        let next = waiting.unwrap_or(reached).min(reached);
-        (next > self.epoch).then_some(next)
     }
 
     /// Moves the capability to where the next output may be.
@@ -295,11 +286,7 @@ impl Operator {
     fn set_alarm(&mut self) -> Result<(), Trouble> {
         let Some(due) = self.engine.windows.next_due()? else { return Ok(()) };
         let Some(wait) = self.clock.wait(due) else { return Ok(()) };
-        let at = Instant::now() + wait;
-        if self.alarm.is_none_or(|alarm| alarm <= Instant::now() || at < alarm) {
-            self.alarm = Some(at);
-            self.sink.activator.activate_after(wait);
-        }
+        self.alarm.set(wait);
         Ok(())
     }
 
@@ -308,7 +295,7 @@ impl Operator {
         let Dropped { late, closed } = std::mem::take(&mut self.engine.dropped);
         for (count, (namespace, name)) in [(late, LATE), (closed, CLOSED)] {
             if count > 0 {
-                self.observer.counted(Metric::counter(&self.name, namespace, name, count));
+                self.observer.counted(self.epoch, Metric::counter(&self.name, namespace, name, count));
             }
         }
     }

@@ -19,12 +19,14 @@ pub(super) struct Panes {
     batch: BatchBuilder,
     state_backed: bool,
     iterables: Arc<StoredIterables>,
+    /// Stages that read the output.
+    readers: u32,
 }
 
 impl Panes {
     /// `state_backed`: the coder of the output lets iterables be sent by reference.
-    pub(super) fn new(state_backed: bool, iterables: Arc<StoredIterables>) -> Panes {
-        Panes { batch: BatchBuilder::default(), state_backed, iterables }
+    pub(super) fn new(state_backed: bool, iterables: Arc<StoredIterables>, readers: u32) -> Panes {
+        Panes { batch: BatchBuilder::default(), state_backed, iterables, readers }
     }
 
     /// Adds the window's values as one pane.
@@ -44,11 +46,11 @@ impl Panes {
         }
         let mut encoded_pane = Vec::with_capacity(8);
         pane.encode(&mut encoded_pane);
-        let iterables = by_reference.then_some(&*self.iterables);
+        let stored = by_reference.then_some((&*self.iterables, self.readers));
         self.batch.try_push_with(timestamp, |out| {
             encode_windowed_header(out, timestamp, &[&window.window], &encoded_pane);
             out.extend_from_slice(&window.key);
-            encode_values(out, windows, window, iterables)
+            encode_values(out, windows, window, stored)
         })
     }
 
@@ -63,14 +65,15 @@ impl Panes {
     }
 }
 
-/// An iterable: counted and whole, or, given `iterables`, its start and a token for the rest.
+/// An iterable: counted and whole, or, given where to store it and for how many readers, its start and a token for the
+/// rest.
 fn encode_values(
     out: &mut Vec<u8>,
     windows: &Windows,
     window: &Window,
-    iterables: Option<&StoredIterables>,
+    stored: Option<(&StoredIterables, u32)>,
 ) -> Result<(), Trouble> {
-    let counted = i32::try_from(window.state.values.count).ok().filter(|_| iterables.is_none());
+    let counted = i32::try_from(window.state.values.count).ok().filter(|_| stored.is_none());
     out.extend_from_slice(&counted.unwrap_or(-1).to_be_bytes());
     let mut inline = 0;
     let mut rest: Option<NewIterable> = None;
@@ -83,10 +86,10 @@ fn encode_values(
         }
         out.extend_from_slice(values);
         inline += values.len() as u64;
-        if let Some(iterables) = iterables
+        if let Some((iterables, readers)) = stored
             && inline >= INLINE_LIMIT
         {
-            rest = Some(iterables.begin()?);
+            rest = Some(iterables.begin(readers)?);
         }
         Ok(())
     })?;

@@ -12,11 +12,14 @@ use super::*;
 use crate::clock::{Clock, TestClock};
 use crate::dataflow::bundle_state::StageState;
 use crate::dataflow::bundles::Bundles;
+use crate::dataflow::flow::Flow;
+use crate::dataflow::run::Reporter;
 use crate::dataflow::{Job, proof};
 use crate::element::{Batch, BatchBuilder, ElementCoder, WireCoder, encode_windowed_value};
 use crate::grouping::StoredIterables;
 use crate::metrics::Metric;
 use crate::plan::{Collection, Plan, StageId};
+use crate::state::StoreKind;
 use crate::time::{self, Timestamp};
 use crate::windowing::*;
 
@@ -130,8 +133,8 @@ type Shared = Arc<Mutex<Records>>;
 struct Counting(Shared);
 
 impl JobObserver for Counting {
-    fn committed(&self, _stage: StageId, _metrics: Vec<Metric>) {}
-    fn counted(&self, metric: Metric) {
+    fn committed(&self, _stage: StageId, _epoch: u64, _metrics: Vec<Metric>) {}
+    fn counted(&self, _epoch: u64, metric: Metric) {
         let (count, _) = crate::element::get_varint(&metric.payload).unwrap();
         self.0.lock().unwrap().dropped += count;
     }
@@ -220,20 +223,21 @@ fn run(workers: usize, scripts: &[Vec<Step>], windowing: &Windowing, mode: Mode)
                 windowing: windowing.clone(),
                 budget: job.budget.clone(),
                 iterables: Arc::new(StoredIterables::new(&job.budget)),
+                readers: 1,
             };
             let means = Means {
-                store: Ok(Box::new(MemoryStore::default())),
+                stores: Stores::new(StoreKind::Memory, &job.budget),
                 clock: Arc::clone(&clock) as Arc<dyn Clock>,
                 observer: Arc::clone(&job.observer),
             };
-            let ends = (Rc::new(Flow::default()), Rc::clone(&reporter));
+            let links = Links { flow: Flow::default(), reporter: Rc::clone(&reporter), saver: Saver::none() };
             let merges = |address| {
                 let nothing = StageState::new([], Arc::new(StoredIterables::new(&job.budget))).bundle(None);
                 let bundles = Bundles::new(scope, address, job.clone(), StageId(0), nothing, reporter);
                 let [_, answer] = merge_coders();
                 (mode == Mode::Custom).then(|| WindowMerges::new(bundles, answer))
             };
-            let output = build(scope, grouping, means, input, merges, ends);
+            let output = build(scope, grouping, means, input, merges, links);
             sink(scope, output, Arc::clone(&shared));
         });
     })

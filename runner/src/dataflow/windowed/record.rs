@@ -21,6 +21,21 @@ pub(super) const EVENT_TIME: u8 = 3;
 pub(super) const PROCESSING_TIME: u8 = 4;
 pub(super) const NEXT_LOG: u8 = 5;
 
+/// The key group that a record is of; none of [`NEXT_LOG`].
+pub(super) fn group_of(key: &[u8]) -> Result<Option<u16>, StoreError> {
+    let mut reader = Reader(key);
+    let [section] = reader.take_array()?;
+    match section {
+        WINDOWS | VALUES => {}
+        EVENT_TIME | PROCESSING_TIME => {
+            reader.take_time()?;
+        }
+        NEXT_LOG => return Ok(None),
+        _ => return Err(damaged()),
+    }
+    Ok(Some(u16::from_be_bytes(reader.take_array()?)))
+}
+
 /// What is kept of one window of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct WindowState {

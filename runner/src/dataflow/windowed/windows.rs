@@ -12,7 +12,7 @@ use super::record::{
 use super::wakes::WakeIndex;
 use crate::element::{get_varint, put_varint};
 use crate::grouping::FRAME;
-use crate::state::{Reader, Store, StoreError, WriteBatch, after};
+use crate::state::{FrozenStore, Reader, Store, StoreError, WriteBatch, after};
 use crate::time::Timestamp;
 use crate::windowing::{TriggerMachine, Windowing};
 
@@ -54,6 +54,7 @@ struct Stored {
 }
 
 impl Windows {
+    /// On a store that is empty; after [`Windows::take_over`], on one that was written by the same grouping.
     pub(super) fn new(store: Box<dyn Store>, windowing: Windowing, machine: TriggerMachine) -> Windows {
         Windows {
             store,
@@ -65,6 +66,38 @@ impl Windows {
             next_log: 0,
             changes: WriteBatch::default(),
         }
+    }
+
+    /// Learns what is kept in memory of the windows that the store has.
+    pub(super) fn take_over(&mut self) -> Result<(), Trouble> {
+        if let Some(next) = self.store.get(&[NEXT_LOG])? {
+            self.next_log = u64::from_be_bytes(Reader(&next).take_array()?);
+        }
+        let mut holds: BTreeMap<Timestamp, u64> = BTreeMap::new();
+        let mut result = Ok(());
+        self.store.scan(&[WINDOWS], Some(&after(&[WINDOWS])), &mut |at, record| {
+            let read = Reader(&at[1..]).take_scope().map_err(Trouble::from);
+            let read = read.and_then(|(key, window)| {
+                self.read(Bytes::copy_from_slice(key), Bytes::copy_from_slice(window), record)
+            });
+            match read {
+                Ok(window) => {
+                    if let Some(hold) = window.stored.and_then(|stored| stored.hold) {
+                        *holds.entry(hold).or_default() += 1;
+                    }
+                }
+                Err(trouble) => result = Err(trouble),
+            }
+            result.is_ok()
+        })?;
+        self.holds = holds;
+        result
+    }
+
+    /// All of it as it is now. Nothing may be uncommitted.
+    pub(super) fn freeze(&mut self) -> Result<Box<dyn FrozenStore>, Trouble> {
+        debug_assert!(self.changes.is_empty());
+        Ok(self.store.freeze()?)
     }
 
     /// A window that nothing is known of.

@@ -9,9 +9,12 @@
 //! | [`NAMES`] | content, the number at which the slot was made | key |
 //! | [`VALUES`] | content, length of the key, key, number | a varint count, then so many values |
 //!
+//! | [`WINDOWS`] | name of the window | as [`super::saved`] has it; only in a store that is saved |
+//! | [`TABLE`] | | likewise |
+//!
 //! An iterable has one slot, of the empty key. Numbers and lengths are big endian, so that they sort.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::{Bytes, BytesMut};
 
@@ -22,6 +25,8 @@ use crate::state::{Store, StoreError, WriteBatch};
 const SLOTS: u8 = 1;
 const NAMES: u8 = 2;
 const VALUES: u8 = 3;
+pub(super) const WINDOWS: u8 = 4;
+pub(super) const TABLE: u8 = 5;
 
 /// One version of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,8 +54,9 @@ pub(super) struct Arrival<'a> {
 pub(super) struct Doomed(Bytes, Bytes);
 
 pub(super) struct Contents {
-    store: Box<dyn Store>,
-    next: u64,
+    pub(super) store: Box<dyn Store>,
+    /// The last content that was created.
+    pub(super) next: u64,
 }
 
 /// Changes on their way to the store.
@@ -145,6 +151,28 @@ impl Contents {
     /// The first live number of a slot.
     pub(super) fn start(&self, content: ContentId, key: &[u8]) -> Result<Option<u64>, StoreError> {
         Ok(self.slot(content, key)?.map(|slot| slot.from))
+    }
+
+    /// Removes every content that is not among `live`.
+    pub(super) fn keep_only(&mut self, live: &HashSet<ContentId>) -> Result<(), StoreError> {
+        for section in [SLOTS, NAMES, VALUES] {
+            let mut at = 0;
+            loop {
+                let mut found = None;
+                let (from, to) = (prefix(section, at).freeze(), prefix(section + 1, 0).freeze());
+                self.store.scan(&from, Some(&to), &mut |key, _| {
+                    found = key.get(1..9).and_then(|id| id.first_chunk()).map(|id| u64::from_be_bytes(*id));
+                    false
+                })?;
+                let Some(id) = found else { break };
+                if !live.contains(&ContentId(id)) {
+                    self.remove(ContentId(id).doomed())?;
+                }
+                let Some(next) = id.checked_add(1) else { break };
+                at = next;
+            }
+        }
+        Ok(())
     }
 
     /// How many records there are.
@@ -242,6 +270,6 @@ fn number_at_end(key: &[u8]) -> Option<u64> {
     key.last_chunk().map(|number| u64::from_be_bytes(*number))
 }
 
-fn damaged() -> StoreError {
+pub(super) fn damaged() -> StoreError {
     StoreError { doing: "read a side input", why: "a record is damaged".into() }
 }

@@ -14,6 +14,7 @@
 
 mod contents;
 mod panes;
+mod saved;
 mod view;
 mod window;
 

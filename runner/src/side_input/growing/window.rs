@@ -12,11 +12,11 @@ pub(super) struct Window {
     pub(super) end: Timestamp,
     /// As [`crate::windowing::Windowing::expiry`] says.
     pub(super) expiry: Timestamp,
-    shown: Content,
+    pub(super) shown: Content,
     /// What has come since the last firing, for the next one. While firings accumulate, it is in the content shown.
-    pending: Option<Content>,
+    pub(super) pending: Option<Content>,
     /// Of the trigger, until it takes no more elements.
-    trigger: Option<TriggerState>,
+    pub(super) trigger: Option<TriggerState>,
     /// It holds something for its readers.
     pub(super) fired: bool,
     /// Bytes of values that were put into it.
@@ -52,6 +52,11 @@ impl Window {
     /// What readers see.
     pub(super) fn shown(&self) -> Content {
         self.shown
+    }
+
+    /// The contents that it holds.
+    pub(super) fn contents(&self) -> impl Iterator<Item = ContentId> {
+        std::iter::once(self.shown.id).chain(self.pending.map(|pending| pending.id))
     }
 
     /// Everything it holds.

@@ -257,8 +257,8 @@ fn expired_windows_leave_nothing() {
             state.commit(&bundle, changes).unwrap();
         }
         assert_eq!(state.earliest_expiry().unwrap(), Some(Timestamp(10)));
-        assert_eq!(state.expired(Timestamp(21), 10).unwrap(), expire_at[..2]);
-        assert_eq!(state.expired(Timestamp(21), 1).unwrap(), expire_at[..1]);
+        assert_eq!(state.expired(Timestamp(21), false, 10).unwrap(), expire_at[..2]);
+        assert_eq!(state.expired(Timestamp(21), false, 1).unwrap(), expire_at[..1]);
         for gone in &expire_at {
             let bundle = state.bundle();
             let window = std::str::from_utf8(&gone.window).unwrap();

@@ -111,6 +111,7 @@ impl Transcript {
             windowing,
             budget,
             iterables: Arc::clone(&iterables),
+            readers: 1,
         };
         let engine = Engine::new(&grouping, Box::new(MemoryStore::default()), settling);
         Transcript { assign, engine, out: Panes::default(), now: Timestamp(1000), iterables, _folder: folder }

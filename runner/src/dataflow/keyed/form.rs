@@ -1,0 +1,133 @@
+//! What a keyed stage's state is called and how it is encoded: what has to fit where it is taken over.
+
+use super::super::Job;
+use super::super::bundles::element_coder;
+use super::super::restore::Parts;
+use crate::checkpoint::{CellName, PartHead, PartKind, Saver};
+use crate::element::ElementCoder;
+use crate::plan::{Keyed, Stage, StageId, StateCell, TimerFamily};
+use crate::state::{Numbers, Record, Store, StoreError, Stores, group_of, renumber};
+
+/// See the module.
+pub(super) struct StateForm {
+    stage: String,
+    input: ElementCoder,
+    form: String,
+    cells: Vec<CellName>,
+    timers: Vec<CellName>,
+    /// Saved cells that are gone are dropped instead of refused.
+    drop_unknown: bool,
+}
+
+/// Of the stage `id` of a job.
+pub(super) fn of(job: &Job, id: StageId, keyed: &Keyed) -> StateForm {
+    let stage = &job.plan.stages[id.0 as usize];
+    let input = element_coder(&job.plan, stage.input.collection);
+    // Of its values nothing is kept but what waits to be sorted, or for a side input.
+    let form = format!("{}, in windows of {:?}", input.value, input.window);
+    StateForm {
+        stage: stage.name.clone(),
+        input,
+        form,
+        cells: keyed.states.iter().map(|cell| cell_name(stage, cell)).collect(),
+        timers: keyed.timers.iter().map(|family| timer_name(stage, family)).collect(),
+        drop_unknown: job.settings.allow_non_restored_state,
+    }
+}
+
+fn unique_name(stage: &Stage, id: &str) -> String {
+    let known = stage.transforms.iter().find(|(transform, _)| transform == id);
+    known.map_or_else(|| id.to_owned(), |(_, name)| name.clone())
+}
+
+fn cell_name(stage: &Stage, cell: &StateCell) -> CellName {
+    let value = cell.value.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+    let single = if cell.single_valued { ", one value a key" } else { "" };
+    CellName {
+        transform: unique_name(stage, &cell.transform),
+        cell: cell.state.clone(),
+        form: format!("{:?} of {value}{single}", cell.kind),
+    }
+}
+
+fn timer_name(stage: &Stage, family: &TimerFamily) -> CellName {
+    CellName {
+        transform: unique_name(stage, &family.transform),
+        cell: family.family.clone(),
+        form: format!("timers in {:?}, keyed by {}, in windows of {:?}", family.domain, family.key, family.window),
+    }
+}
+
+impl StateForm {
+    /// How the stage's input is encoded.
+    pub(super) fn input(&self) -> &ElementCoder {
+        &self.input
+    }
+
+    /// What every part says of it.
+    pub(super) fn head(&self, kind: PartKind) -> PartHead {
+        let (cells, timers) = (self.cells.clone(), self.timers.clone());
+        PartHead { form: self.form.clone(), cells, timers, ..PartHead::of(kind) }
+    }
+
+    /// The parts that the operator takes over.
+    pub(super) fn parts<'a>(&self, saver: &'a Saver) -> Result<Parts<'a>, StoreError> {
+        Parts::of(saver, &self.head(PartKind::Keyed))
+    }
+
+    /// The store that the stage starts with.
+    pub(super) fn open(&self, stores: &Stores, parts: &Parts<'_>, shard: usize) -> Result<Box<dyn Store>, StoreError> {
+        let name = format!("state-{shard}");
+        let mut same = true;
+        for head in parts.heads() {
+            same &= self.numbers(head)?.are_the_same();
+        }
+        if same {
+            return parts.open(stores, &name, group_of, None);
+        }
+        parts.open(
+            stores,
+            &name,
+            group_of,
+            Some(&|head, key, value| {
+                let key = renumber(key, &self.numbers(head)?)?;
+                Ok(key.map(|key| Record { key, value }))
+            }),
+        )
+    }
+
+    /// What the numbers in a part's keys are now.
+    fn numbers(&self, saved: &PartHead) -> Result<Numbers, StoreError> {
+        let cells = self.now(&saved.cells, &self.cells, "state")?;
+        let timers = self.now(&saved.timers, &self.timers, "timer family")?;
+        Ok(Numbers {
+            cells: cells.into_iter().map(|at| at.map(|at| at as u32)).collect(),
+            timers: timers.into_iter().map(|at| at.map(|at| at as u16)).collect(),
+        })
+    }
+
+    fn now(&self, saved: &[CellName], now: &[CellName], what: &str) -> Result<Vec<Option<usize>>, StoreError> {
+        let refused = |why: String| StoreError { doing: "take over saved state", why };
+        let find = |saved: &CellName| {
+            let same =
+                |cell: &&(usize, &CellName)| (&cell.1.transform, &cell.1.cell) == (&saved.transform, &saved.cell);
+            let numbered: Vec<(usize, &CellName)> = now.iter().enumerate().collect();
+            let CellName { transform, cell, form } = saved;
+            match numbered.iter().find(same) {
+                Some((at, found)) if found.form == *form => Ok(Some(*at)),
+                Some((_, found)) => Err(refused(format!(
+                    "{what} {cell:?} of {transform:?}, in stage {:?}, was saved as {form}, and is now {}: leave it as \
+                     it was, or give it another name",
+                    self.stage, found.form
+                ))),
+                None if self.drop_unknown => Ok(None),
+                None => Err(refused(format!(
+                    "{what} {cell:?} of {transform:?}, in stage {:?}, was saved, and the pipeline has it no more: \
+                     allow_non_restored_state drops it",
+                    self.stage
+                ))),
+            }
+        };
+        saved.iter().map(find).collect()
+    }
+}

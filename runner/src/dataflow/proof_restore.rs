@@ -1,0 +1,544 @@
+//! A job that is killed and started again from its last checkpoint, on other numbers of workers, has the results of one
+//! that was not: record by record.
+//!
+//! What the job notes it notes by bundle finalization, so that is proven with it: no effect comes before its epoch is
+//! durable, none is lost, and none comes twice.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender};
+
+use super::*;
+use crate::checkpoint::{CheckpointObserver, Part, Restore};
+use crate::element::{Batch, ElementCoder, Outputs, TimerTimes, TimerView, WireCoder, encode_windowed_value};
+use crate::executor::{
+    Bundle, BundleDone, BundleError, CellPart, Completion, Finalizer, OpenBundle, Residual, StateKey, StateServer,
+    TimerBatch,
+};
+use crate::plan::{
+    Access, Collection, CollectionId, Keyed, Node, SideInput, Stage, StateCell, StateKind, TimeDomain, TimerFamily,
+    WindowMapping,
+};
+use crate::time::Timestamp;
+use crate::windowing::{IntervalWindow, Merging, WindowCoder, Windowing};
+
+/// Numbers that the sources count to, and how many sources there are.
+const COUNT: u32 = 3000;
+const SOURCES: u32 = 4;
+const KEYS: u32 = 7;
+const SIZE: i64 = 100;
+
+const MAKE: u32 = 0;
+const SOURCE: u32 = 1;
+const STATE: u32 = 2;
+const NOTE_COUNTS: u32 = 3;
+const NOTE_GROUPS: u32 = 4;
+const GATED: u32 = 5;
+
+/// What was noted: a line for each record, and how often.
+type Notes = Arc<Mutex<BTreeMap<String, u32>>>;
+
+/// User code. After so many bundles every one fails for good, as if the process had died.
+struct User {
+    left: AtomicU64,
+    /// Every so-manieth bundle fails once, after all it did.
+    fails: u64,
+    notes: Notes,
+}
+
+struct Open {
+    stage: u32,
+    fail: bool,
+    die: bool,
+    state: Arc<dyn StateServer>,
+    input: Vec<Given>,
+    end: Option<(Outputs, Completion)>,
+    notes: Notes,
+}
+
+enum Given {
+    Elements(Batch),
+    Timers(Bytes),
+}
+
+#[derive(Debug)]
+struct Note {
+    lines: Vec<String>,
+    notes: Notes,
+}
+
+impl Finalizer for Note {
+    fn finalize(&self) {
+        let mut notes = self.notes.lock().unwrap();
+        self.lines.iter().for_each(|line| *notes.entry(line.clone()).or_default() += 1);
+    }
+}
+
+impl StageExecutor for User {
+    fn open(&self, request: OpenBundle) -> Box<dyn Bundle> {
+        let left =
+            self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| Some(left.saturating_sub(1))).unwrap();
+        Box::new(Open {
+            stage: request.stage.0,
+            fail: left % self.fails == 0,
+            die: left == 0,
+            state: request.state,
+            input: Vec::new(),
+            end: Some((request.outputs, request.completion)),
+            notes: Arc::clone(&self.notes),
+        })
+    }
+
+    fn bundles_in_flight(&self, _stage: StageId) -> usize {
+        2
+    }
+}
+
+/// What a bundle gives.
+#[derive(Default)]
+struct Made {
+    data: Vec<u8>,
+    timers: Vec<u8>,
+    residuals: Vec<Residual>,
+    lines: Vec<String>,
+}
+
+impl Bundle for Open {
+    fn push(&mut self, batch: Batch) {
+        self.input.push(Given::Elements(batch));
+    }
+
+    fn push_timers(&mut self, _family: usize, timers: Bytes) {
+        self.input.push(Given::Timers(timers));
+    }
+
+    fn split(&mut self, _fraction: f64) {}
+
+    fn close(&mut self) {
+        let (mut outputs, completion) = self.end.take().unwrap();
+        let (stage, fail, die, input) = (self.stage, self.fail, self.die, std::mem::take(&mut self.input));
+        let (state, notes) = (Arc::clone(&self.state), Arc::clone(&self.notes));
+        std::thread::spawn(move || {
+            let mut made = Made::default();
+            for given in &input {
+                match (stage, given) {
+                    (MAKE, _) => make(&mut made),
+                    (SOURCE, Given::Elements(batch)) => batch.elements().for_each(|element| read(element, &mut made)),
+                    (STATE, Given::Elements(batch)) => count(batch, &*state, &mut made),
+                    (STATE, Given::Timers(due)) => fire(due, &*state, &mut made),
+                    (NOTE_COUNTS, Given::Elements(batch)) => note_counts(batch, &mut made),
+                    (NOTE_GROUPS, Given::Elements(batch)) => note_groups(batch, &mut made),
+                    (GATED, Given::Elements(batch)) => note_gated(batch, &*state, &mut made),
+                    _ => panic!("timers of stage {stage}, which has none"),
+                }
+            }
+            if fail || die {
+                let message = if die { "the process died" } else { "this bundle was told to fail" }.to_owned();
+                return completion(Err(BundleError { fault: Fault::User, retry: !die, message, environment: None }));
+            }
+            let Made { data, timers, residuals, lines } = made;
+            if !data.is_empty() {
+                outputs.push(0, data.into()).unwrap();
+            }
+            outputs.finish().unwrap();
+            let timers = vec![TimerBatch { family: 0, timers: timers.into() }];
+            let finalizer: Arc<dyn Finalizer> = Arc::new(Note { lines, notes });
+            let (metrics, requires_finalization) = (vec![], Some(finalizer));
+            completion(Ok(BundleDone { outputs, residuals, timers, metrics, requires_finalization }));
+        });
+    }
+}
+
+fn window_of(timestamp: i64) -> Bytes {
+    let start = timestamp.div_euclid(SIZE) * SIZE;
+    IntervalWindow { start: Timestamp(start), end: Timestamp(start + SIZE) }.encode()
+}
+
+fn start_of(window: &[u8]) -> i64 {
+    IntervalWindow::decode(window).unwrap().start.0
+}
+
+fn number_coder() -> ElementCoder {
+    let kv = WireCoder::Kv(Box::new(WireCoder::Prefixed), Box::new(WireCoder::Prefixed));
+    ElementCoder::new(kv, WindowCoder::Interval)
+}
+
+fn group_coder() -> ElementCoder {
+    let values = WireCoder::Iterable(Box::new(WireCoder::Prefixed));
+    ElementCoder::new(WireCoder::Kv(Box::new(WireCoder::Prefixed), Box::new(values)), WindowCoder::Interval)
+}
+
+fn restriction_coder() -> ElementCoder {
+    ElementCoder::new(WireCoder::Prefixed, WindowCoder::Global)
+}
+
+/// A source that has come to a number.
+fn restriction(next: u32) -> Vec<u8> {
+    let mut element = Vec::new();
+    encode_windowed_value(&mut element, Timestamp::MIN, &[&[]], &[0x0f], &[&[4][..], &next.to_be_bytes()].concat());
+    element
+}
+
+fn make(made: &mut Made) {
+    (0..SOURCES).for_each(|source| made.data.extend(restriction(source)));
+}
+
+/// Reads some numbers, and leaves the rest for later, sometimes not at once.
+fn read(element: &[u8], made: &mut Made) {
+    let view = restriction_coder().parse(element).unwrap().value.to_vec();
+    let mut next = u32::from_be_bytes(view[1..5].try_into().unwrap());
+    for _ in 0..15 {
+        if next >= COUNT {
+            return;
+        }
+        let at = i64::from(next);
+        let value = [&[1, (next % KEYS) as u8, 4][..], &next.to_be_bytes()].concat();
+        encode_windowed_value(&mut made.data, Timestamp(at), &[&window_of(at)], &[0x0f], &value);
+        next += SOURCES;
+    }
+    let delay = Duration::from_millis(u64::from(next % 3));
+    made.residuals.push(Residual { element: restriction(next).into(), delay, hold: Some(Timestamp(i64::from(next))) });
+}
+
+fn cell(key: &[u8], window: &[u8]) -> StateKey {
+    StateKey::User {
+        transform: "count".into(),
+        state: "n".into(),
+        window: Bytes::copy_from_slice(window),
+        key: Bytes::copy_from_slice(key),
+        part: CellPart::Bag,
+    }
+}
+
+/// Counts elements in state, and sets a timer for the end of the window anew at each.
+fn count(batch: &Batch, state: &dyn StateServer, made: &mut Made) {
+    let coder = number_coder();
+    for element in batch.elements() {
+        let view = coder.parse(element).unwrap();
+        let (key, _) = coder.value.key_value(view.value).unwrap();
+        let window = view.windows.clone().next().unwrap();
+        let cell = cell(key, window);
+        let before = state.get(&cell, &[]).unwrap().data;
+        let count = before.get(1..5).map_or(0, |count| u32::from_be_bytes(count.try_into().unwrap()));
+        state.clear(&cell).unwrap();
+        state.append(&cell, [&[4][..], &(count + 1).to_be_bytes()].concat().into()).unwrap();
+        let fire = IntervalWindow::decode(window).unwrap().max_timestamp();
+        let set = Some(TimerTimes { fire, hold: fire, pane: &[0x0f] });
+        TimerView { key, tag: b"", windows: vec![window], set }.encode(&mut made.timers);
+    }
+}
+
+fn fire(due: &[u8], state: &dyn StateServer, made: &mut Made) {
+    let mut at = 0;
+    while at < due.len() {
+        let (timer, length) = TimerView::parse(&due[at..], &WireCoder::Prefixed, &WindowCoder::Interval).unwrap();
+        at += length;
+        let cell = cell(timer.key, timer.windows[0]);
+        let count = state.get(&cell, &[]).unwrap().data;
+        state.clear(&cell).unwrap();
+        let value = [timer.key, &count].concat();
+        encode_windowed_value(&mut made.data, timer.set.unwrap().hold, &timer.windows, &[0x0f], &value);
+    }
+}
+
+fn note_counts(batch: &Batch, made: &mut Made) {
+    let coder = number_coder();
+    for element in batch.elements() {
+        let view = coder.parse(element).unwrap();
+        let start = start_of(view.windows.clone().next().unwrap());
+        let count = u32::from_be_bytes(view.value[3..7].try_into().unwrap());
+        made.lines.push(format!("count of {} in {start}: {count}", view.value[1]));
+    }
+}
+
+fn note_groups(batch: &Batch, made: &mut Made) {
+    let coder = group_coder();
+    for element in batch.elements() {
+        let view = coder.parse(element).unwrap();
+        let start = start_of(view.windows.clone().next().unwrap());
+        let (key, values) = coder.value.key_value(view.value).unwrap();
+        let values = WireCoder::Iterable(Box::new(WireCoder::Prefixed)).iterate(values).unwrap().len();
+        made.lines.push(format!("group of {} in {start}: {values}", key[1]));
+    }
+}
+
+fn note_gated(batch: &Batch, state: &dyn StateServer, made: &mut Made) {
+    let coder = number_coder();
+    for element in batch.elements() {
+        let view = coder.parse(element).unwrap();
+        let window = Bytes::copy_from_slice(view.windows.clone().next().unwrap());
+        let side = StateKey::IterableSideInput { transform: "gated".into(), side_input: "counts".into(), window };
+        assert!(!state.get(&side, &[]).unwrap().data.is_empty(), "an element before its side window");
+        made.lines.push(format!("gated {}", u32::from_be_bytes(view.value[3..7].try_into().unwrap())));
+    }
+}
+
+fn expected() -> BTreeMap<String, u32> {
+    let mut counts: BTreeMap<(u32, i64), u32> = BTreeMap::new();
+    let mut lines = BTreeMap::new();
+    for number in 0..COUNT {
+        let start = i64::from(number).div_euclid(SIZE) * SIZE;
+        *counts.entry((number % KEYS, start)).or_default() += 1;
+        lines.insert(format!("gated {number}"), 1);
+    }
+    for ((key, start), count) in counts {
+        lines.insert(format!("count of {key} in {start}: {count}"), 1);
+        lines.insert(format!("group of {key} in {start}: {count}"), 1);
+    }
+    lines
+}
+
+/// Impulse and a stage make the restrictions; a splittable stage reads numbers in windows. They are counted in state by
+/// key, grouped by key, and looked at once the counts of their window are there.
+fn plan() -> Plan {
+    let stage = |name: &str, input: u32, outputs: &[u32]| Stage {
+        transforms: vec![(name.into(), format!("My/{name}"))],
+        ..proof::stage(name, input, outputs)
+    };
+    let collection = |name: &str, coder: &ElementCoder, bounded: bool| Collection {
+        name: name.into(),
+        value: coder.value.clone(),
+        windowing: Windowing::plain(coder.window.clone(), Merging::None),
+        bounded,
+    };
+    let keyed = Keyed {
+        states: vec![StateCell {
+            transform: "count".into(),
+            state: "n".into(),
+            kind: StateKind::Bag,
+            value: Some(WireCoder::Prefixed),
+            single_valued: false,
+        }],
+        timers: vec![TimerFamily {
+            transform: "count".into(),
+            family: "end".into(),
+            domain: TimeDomain::EventTime,
+            key: WireCoder::Prefixed,
+            window: WindowCoder::Interval,
+            on_window_expiration: false,
+        }],
+        time_sorted: false,
+    };
+    let gated = Stage {
+        side_inputs: vec![SideInput {
+            transform: "gated".into(),
+            local_name: "counts".into(),
+            collection: CollectionId(3),
+            access: Access::Iterable,
+            mapping: WindowMapping::Fixed { size: SIZE, offset: 0 },
+        }],
+        ..stage("gated", 2, &[])
+    };
+    Plan {
+        collections: vec![
+            collection("impulse", &restriction_coder(), true),
+            collection("restrictions", &restriction_coder(), true),
+            collection("numbers", &number_coder(), false),
+            collection("counts", &number_coder(), false),
+            collection("groups", &group_coder(), false),
+        ],
+        nodes: vec![
+            Node::Impulse { output: CollectionId(0) },
+            Node::Stage(StageId(MAKE)),
+            Node::Stage(StageId(SOURCE)),
+            Node::Stage(StageId(STATE)),
+            Node::GroupByKey {
+                name: "My/group".into(),
+                input: CollectionId(2),
+                output: CollectionId(4),
+                windowing: Windowing::plain(WindowCoder::Interval, Merging::None),
+                merge: None,
+                bounded: false,
+            },
+            Node::Stage(StageId(NOTE_COUNTS)),
+            Node::Stage(StageId(NOTE_GROUPS)),
+            Node::Stage(StageId(GATED)),
+        ],
+        stages: vec![
+            stage("make", 0, &[1]),
+            Stage { splittable: true, unbounded: true, ..stage("source", 1, &[2]) },
+            Stage { keyed: Some(keyed), ..stage("count", 2, &[3]) },
+            stage("note counts", 3, &[]),
+            stage("note groups", 4, &[]),
+            gated,
+        ],
+        environments: vec![],
+    }
+}
+
+struct Silent;
+impl JobObserver for Silent {
+    fn committed(&self, _stage: StageId, _epoch: u64, _metrics: Vec<Metric>) {}
+    fn counted(&self, _epoch: u64, metric: Metric) {
+        panic!("nothing is late here: {metric:?}");
+    }
+    fn warning(&self, _message: String) {}
+}
+
+/// What a process says of its checkpoints.
+struct Told(Sender<Result<Saved, String>>);
+
+#[derive(Clone, Debug)]
+struct Saved {
+    epoch: u64,
+    parts: Vec<Part>,
+}
+
+impl CheckpointObserver for Told {
+    fn saved(&self, epoch: u64, parts: Vec<Part>) {
+        let _ = self.0.send(Ok(Saved { epoch, parts }));
+    }
+
+    fn failed(&self, epoch: u64, why: String) {
+        let _ = self.0.send(Err(format!("checkpoint {epoch}: {why}")));
+    }
+}
+
+/// One life of the job.
+struct Life {
+    workers: usize,
+    /// How many bundles it has before it dies.
+    bundles: u64,
+    store: StoreKind,
+    memory: usize,
+}
+
+/// Takes one checkpoint after the other until the dataflow has ended; gives the last that was committed.
+fn take_checkpoints(
+    checkpoints: &Checkpoints,
+    told: &Receiver<Result<Saved, String>>,
+    ended: &Receiver<()>,
+    first: u64,
+    folder: &Path,
+) -> Option<Saved> {
+    let (mut last, mut epoch) = (None, first);
+    loop {
+        epoch += 1;
+        let into = folder.join(epoch.to_string());
+        std::fs::create_dir(&into).unwrap();
+        checkpoints.begin(epoch, into);
+        crossbeam_channel::select! {
+            recv(told) -> saved => {
+                let saved = saved.unwrap().unwrap();
+                assert_eq!(saved.epoch, epoch);
+                // Every third is not completed elsewhere: what belongs to it waits for the next.
+                if epoch.is_multiple_of(3) {
+                    checkpoints.aborted(epoch);
+                } else {
+                    checkpoints.committed(epoch);
+                    last = Some(saved);
+                }
+            }
+            recv(ended) -> _ => return last,
+        }
+    }
+}
+
+impl Life {
+    /// Lives on from `from`; gives the checkpoint to go on from, or none when the job is done.
+    fn live(&self, from: Option<&Saved>, notes: &Notes, dir: &Path) -> Option<Saved> {
+        let first = from.map_or(0, |from| from.epoch);
+        let folders = |saved: &Saved| saved.parts.iter().map(|part| part.folder.clone()).collect::<Vec<PathBuf>>();
+        let restore = from.map(|from| Restore::read(from.epoch, folders(from)).unwrap());
+        let (tell, told) = crossbeam_channel::unbounded();
+        let checkpoints = Checkpoints::new(self.workers, restore, Arc::new(Told(tell))).unwrap();
+        let user = User { left: AtomicU64::new(self.bundles), fails: 13, notes: Arc::clone(notes) };
+        let job = Job {
+            plan: Arc::new(plan()),
+            executor: Arc::new(user),
+            budget: Budget::new(self.memory, dir),
+            observer: Arc::new(Silent),
+            settings: Settings {
+                max_bundle_elements: 40,
+                retries: 50,
+                retry_delay: Duration::from_millis(1),
+                store: self.store,
+                carry_over_after: Duration::ZERO,
+                ..Settings::default()
+            },
+            drain: Drain::default(),
+            checkpoints: checkpoints.clone(),
+            test_events: Arc::new(proof::NoService),
+        };
+        let (end, ended) = crossbeam_channel::bounded(1);
+        let workers = self.workers;
+        let life = std::thread::spawn(move || {
+            let outcome = run(job, Topology::single(workers));
+            let _ = end.send(());
+            outcome
+        });
+        let folder = tempfile::tempdir_in(dir).unwrap().keep();
+        let last = take_checkpoints(&checkpoints, &told, &ended, first, &folder);
+        match life.join().unwrap() {
+            Ok(()) => None,
+            Err(failure) => {
+                assert!(failure.message.starts_with("the process died"), "{failure}");
+                last.or_else(|| from.cloned()).or(Some(Saved { epoch: 0, parts: vec![] }))
+            }
+        }
+    }
+}
+
+fn lives_on(seed: u64, store: StoreKind, memory: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let notes = Notes::default();
+    let mut random = seed;
+    let mut next = |limit: u64| {
+        // A linear congruential generator does: every run prints its seed.
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % limit
+    };
+    let mut from: Option<Saved> = None;
+    for life in 0.. {
+        let workers = [1, 2, 4, 3][next(4) as usize];
+        let bundles = if life < 4 { 60 + next(600) } else { u64::MAX };
+        let life = Life { workers, bundles, store, memory };
+        match life.live(from.as_ref().filter(|from| from.epoch > 0), &notes, dir.path()) {
+            Some(saved) => from = Some(saved),
+            None => break,
+        }
+    }
+    let (found, expected) = (notes.lock().unwrap(), expected());
+    let wrong: Vec<_> = expected
+        .iter()
+        .filter(|(line, count)| found.get(*line) != Some(count))
+        .map(|(line, _)| (line, found.get(line)))
+        .take(20)
+        .collect();
+    let more: Vec<_> = found.iter().filter(|(line, _)| !expected.contains_key(*line)).take(20).collect();
+    assert!(wrong.is_empty() && more.is_empty(), "seed {seed}: not as expected {wrong:?}, not expected {more:?}");
+}
+
+/// Undisturbed, with a checkpoint after the other.
+#[test]
+fn a_job_with_checkpoints_has_the_results_of_one_without() {
+    for workers in [1, 2, 4] {
+        let dir = tempfile::tempdir().unwrap();
+        let notes = Notes::default();
+        let life = Life { workers, bundles: u64::MAX, store: StoreKind::Memory, memory: 64 << 20 };
+        assert!(life.live(None, &notes, dir.path()).is_none());
+        assert!(*notes.lock().unwrap() == expected(), "{workers} workers");
+    }
+}
+
+#[test]
+fn restore_equals_undisturbed() {
+    for seed in 0..6 {
+        eprintln!("seed {seed}");
+        lives_on(seed, StoreKind::Memory, 64 << 20);
+    }
+}
+
+/// Everything on disk: RocksDB, and queues that spill.
+#[test]
+fn restore_equals_undisturbed_on_disk() {
+    for seed in 100..103 {
+        eprintln!("seed {seed}");
+        lives_on(seed, StoreKind::RocksDb, 0);
+    }
+}
