@@ -15,7 +15,7 @@ use crate::dataflow::merge::Merged;
 use crate::element::{Batch, BatchBuilder, ElementCoder, ElementView, WireCoder, encode_windowed_value, get_varint};
 use crate::grouping::StoredIterables;
 use crate::memory::Budget;
-use crate::state::MemoryStore;
+use crate::state::{MemoryStore, StoreKind, Stores};
 use crate::time::Timestamp;
 use crate::windowing::*;
 
@@ -35,7 +35,10 @@ struct Transcript {
     out: Panes,
     now: Timestamp,
     iterables: Arc<StoredIterables>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
+    grouping: Grouping,
+    settling: i64,
+    restarts: usize,
 }
 
 #[derive(Default)]
@@ -114,7 +117,8 @@ impl Transcript {
             readers: 1,
         };
         let engine = Engine::new(&grouping, Box::new(MemoryStore::default()), settling);
-        Transcript { assign, engine, out: Panes::default(), now: Timestamp(1000), iterables, _folder: folder }
+        let out = Panes::default();
+        Transcript { assign, grouping, settling, engine, out, now: Timestamp(1000), iterables, folder, restarts: 0 }
     }
 
     fn fixed(size: i64, windowing: Windowing) -> Transcript {
@@ -190,10 +194,27 @@ impl Transcript {
         self.settle()
     }
 
+    /// The engine is made anew from what is saved of it: nobody may notice. At a border every trigger has been asked.
+    fn restart(&mut self) {
+        if !self.engine.touched.is_empty() {
+            return;
+        }
+        let saved = self.folder.path().join(format!("saved-{}", self.restarts));
+        self.restarts += 1;
+        self.engine.windows.freeze().unwrap().write(&saved).unwrap();
+        let store = Stores::new(StoreKind::Memory, &self.grouping.budget).restore("restored", &saved).unwrap();
+        let mut engine = Engine::new(&self.grouping, store, self.settling);
+        engine.windows.take_over().unwrap();
+        (engine.watermark, engine.output) = (self.engine.watermark, self.engine.output);
+        engine.dropped = self.engine.dropped;
+        self.engine = engine;
+    }
+
     /// What came out since the last time, in order, and the output watermark follows.
     fn settle(&mut self) -> Vec<String> {
         self.out.give(self.engine.panes.finish());
         self.engine.follow();
+        self.restart();
         let coder = ElementCoder {
             value: kv(WireCoder::StateBackedIterable(Box::new(WireCoder::VarInt))),
             window: self.engine.input.window.clone(),
