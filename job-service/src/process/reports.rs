@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ferrobeam_harness_bridge::{Bridge, HarnessLog, LogSink, Severity};
@@ -27,11 +27,40 @@ pub(super) struct Reports {
     /// `None` after the last word. The dataflow may hold the reports for longer.
     sender: Mutex<Option<mpsc::Sender<v1::ProcessReport>>>,
     dropped: AtomicU64,
-    metrics: Metrics,
-    bundles: Mutex<BTreeMap<StageId, u64>>,
+    committed: Mutex<Committed>,
     changed: AtomicBool,
     /// The process was told to stop: what its bundles then fail of says nothing about the job.
     stopping: AtomicBool,
+}
+
+/// What bundles that succeeded have counted: by epoch, because a checkpoint has that of the epochs before it and no more.
+#[derive(Debug, Default)]
+struct Committed {
+    /// Of epochs that a checkpoint has, and of what the job started from.
+    settled: Metrics,
+    open: BTreeMap<u64, Metrics>,
+    bundles: BTreeMap<StageId, u64>,
+}
+
+impl Committed {
+    fn of(&mut self, epoch: u64) -> &Metrics {
+        self.open.entry(epoch).or_default()
+    }
+
+    fn all(&self) -> Vec<Metric> {
+        let all = Metrics::new();
+        std::iter::once(&self.settled).chain(self.open.values()).for_each(|metrics| all.merge(&metrics.snapshot()));
+        all.snapshot()
+    }
+
+    /// Those of the epochs before `epoch`, of which no bundle will succeed any more.
+    fn before(&mut self, epoch: u64) -> Vec<Metric> {
+        let later = self.open.split_off(&epoch);
+        for metrics in std::mem::replace(&mut self.open, later).into_values() {
+            self.settled.merge(&metrics.snapshot());
+        }
+        self.settled.snapshot()
+    }
 }
 
 impl Reports {
@@ -40,8 +69,7 @@ impl Reports {
         let reports = Reports {
             sender: Mutex::new(Some(sender)),
             dropped: AtomicU64::new(0),
-            metrics: Metrics::new(),
-            bundles: Mutex::default(),
+            committed: Mutex::default(),
             changed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         };
@@ -85,13 +113,27 @@ impl Reports {
     /// All metrics so far, with those of open bundles if there is a bridge to ask.
     pub(super) fn metrics(&self, plan: &Plan, bridge: Option<&Bridge>) -> Report {
         let running = bridge.map(Bridge::running).unwrap_or_default();
-        let bundles = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
+        let committed = self.lock();
         let name = |id: &StageId| plan.stages.get(id.0 as usize).map_or_else(|| id.0.to_string(), |s| s.name.clone());
         Report::Metrics(v1::Metrics {
-            committed: to_infos(self.metrics.snapshot()),
+            committed: to_infos(committed.all()),
             running: running.into_iter().flat_map(|bundle| to_infos(bundle.metrics)).collect(),
-            bundles: bundles.iter().map(|(id, count)| (name(id), *count)).collect(),
+            bundles: committed.bundles.iter().map(|(id, count)| (name(id), *count)).collect(),
         })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Committed> {
+        self.committed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the job had counted in the checkpoint that it starts from.
+    pub(super) fn start_from(&self, metrics: Vec<Metric>) {
+        self.lock().settled.commit(metrics);
+    }
+
+    /// What was counted in the epochs before `epoch`, once all of them are over.
+    pub(super) fn metrics_before(&self, epoch: u64) -> Vec<Metric> {
+        self.lock().before(epoch)
     }
 
     /// Reports metrics whenever they changed, but no more often than `every`. Never ends.
@@ -111,14 +153,15 @@ impl Reports {
 }
 
 impl JobObserver for Reports {
-    fn committed(&self, stage: StageId, _epoch: u64, metrics: Vec<Metric>) {
-        self.metrics.commit(metrics);
-        *self.bundles.lock().unwrap_or_else(PoisonError::into_inner).entry(stage).or_default() += 1;
+    fn committed(&self, stage: StageId, epoch: u64, metrics: Vec<Metric>) {
+        let mut committed = self.lock();
+        committed.of(epoch).commit(metrics);
+        *committed.bundles.entry(stage).or_default() += 1;
         self.changed.store(true, Ordering::Relaxed);
     }
 
-    fn counted(&self, _epoch: u64, metric: Metric) {
-        self.metrics.commit(vec![metric]);
+    fn counted(&self, epoch: u64, metric: Metric) {
+        self.lock().of(epoch).commit(vec![metric]);
         self.changed.store(true, Ordering::Relaxed);
     }
 

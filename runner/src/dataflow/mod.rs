@@ -40,6 +40,8 @@ mod windowed;
 #[cfg(test)]
 mod proof;
 #[cfg(test)]
+mod proof_flow;
+#[cfg(test)]
 mod proof_restore;
 
 use std::sync::Arc;

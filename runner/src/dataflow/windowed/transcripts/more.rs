@@ -200,6 +200,7 @@ fn without_room_nothing_is_lost() {
 #[test]
 fn the_sdk_merges_custom_windows() {
     let mut t = Transcript::new(Assign::Fixed(10), accumulating(repeat(count(2)), 0));
+    t.grouping.windowing.merging = Merging::Custom;
     t.engine.windows.windowing.merging = Merging::Custom;
     t.engine.windows.machine = TriggerMachine::new(&repeat(count(2)), true);
     let input = |t: &mut Transcript, timestamps: &[i64], expected: &[usize]| {
