@@ -9,11 +9,12 @@ use timely::dataflow::operators::Concatenate;
 use timely::worker::Worker;
 
 use super::Job;
+use super::backlog_exchange;
 use super::bundle_state::StageState;
 use super::bundles::{Bundles, element_coder};
 use super::edge::Edge;
 use super::epochs::{self, Epochs};
-use super::flow::{Backlogs, Flow};
+use super::flow::{Backlogs, Flow, Shape};
 use super::group::{self, Grouping};
 use super::impulse;
 use super::keyed;
@@ -33,7 +34,7 @@ use crate::time::Moment;
 
 /// What all workers of a process share.
 pub(crate) struct Shared {
-    backlogs: Backlogs,
+    backlogs: Arc<Backlogs>,
     iterables: Arc<StoredIterables>,
     tables: Tables,
     /// Opens the stores of keyed state.
@@ -54,7 +55,11 @@ impl Shared {
         };
         let stores = Stores::new(job.settings.store, &job.budget);
         Ok(Shared {
-            backlogs: Backlogs::new(&job.plan, workers.max(1), workers * processes, job.checkpoints.are_on()),
+            backlogs: Arc::new(Backlogs::new(
+                &job.plan,
+                Shape { processes, workers: workers.max(1) },
+                job.checkpoints.are_on(),
+            )),
             iterables: Arc::new(StoredIterables::new(&job.budget)),
             tables: Tables::new(job, &stores)?,
             stores,
@@ -90,6 +95,12 @@ pub(crate) fn build(worker: &mut Worker, job: &Job, shared: &Shared, shape: (usi
             let Epochs { edge, end } = epochs::build(scope, &job.checkpoints);
             builder.ends.push(edge.clone());
             builder.epochs = Some(edge);
+            watchers.push(Box::new(end));
+        }
+        let (processes, workers) = shape;
+        if processes > 1 {
+            let shape = Shape { processes, workers };
+            let end = backlog_exchange::build(scope, &shared.backlogs, shape, Rc::clone(&builder.reporter));
             watchers.push(Box::new(end));
         }
         for (index, node) in job.plan.nodes.iter().enumerate() {

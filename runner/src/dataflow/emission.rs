@@ -16,7 +16,7 @@ use timely::progress::Antichain;
 use timely::scheduling::Activator;
 
 use super::edge::Output;
-use super::flow::{Flow, VISIT_LIMIT};
+use super::flow::{EpochBytes, Flow, VISIT_LIMIT};
 use crate::element::{Outputs, SpillQueue};
 use crate::time::Moment;
 
@@ -86,7 +86,7 @@ impl Emissions {
     }
 
     /// Says what input waits at the operator, by epoch: [`Flow::update`].
-    pub(crate) fn input_waits(&mut self, waiting: impl Iterator<Item = (u64, usize)>) {
+    pub(crate) fn input_waits(&mut self, waiting: impl Iterator<Item = EpochBytes>) {
         self.flow.update(waiting);
     }
 

@@ -14,10 +14,11 @@
 //! A rejected alternative: one sum for all operators of a worker. With two epochs in flight an operator then waits for
 //! room that input of the later one takes, which is not worked off before the operator has sent what it has.
 //!
-//! Between processes nothing is told: what another process has waiting is bounded by its disk only.
+//! Processes tell each other which of their operators have enough to do ([`super::backlog_exchange`]); what is on its way
+//! when that is told comes on top of the limit.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,32 +31,59 @@ pub(crate) const BACKLOG_LIMIT: usize = 32 << 20;
 /// Bytes an operator may send in one visit before downstream operators get their turn.
 pub(crate) const VISIT_LIMIT: usize = 4 << 20;
 
-/// What waits at one operator, on each worker of the process.
+/// What waits at one operator.
 #[derive(Debug)]
 pub(crate) struct Backlog {
     limit: usize,
-    workers: Vec<Mutex<Vec<EpochBytes>>>,
-    /// Operators that wait for room here, by their worker and address.
+    /// Of each worker of this process: the first epoch in which, with those before, the limit is reached; [`ROOM`].
+    here: Vec<AtomicU64>,
+    /// Of each process, as it said last.
+    elsewhere: Vec<AtomicU64>,
+    /// Operators that wait for room here.
     waiting: Mutex<Vec<Arc<SyncActivator>>>,
     is_waited_for: AtomicBool,
 }
 
-/// Bytes that wait in an epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct EpochBytes {
-    epoch: u64,
-    bytes: usize,
-}
+/// There is room in every epoch.
+pub(super) const ROOM: u64 = u64::MAX;
 
 impl Backlog {
-    fn new(workers: usize, limit: usize) -> Backlog {
-        let workers = (0..workers).map(|_| Mutex::default()).collect();
-        Backlog { limit, workers, waiting: Mutex::default(), is_waited_for: AtomicBool::new(false) }
+    fn new(workers: usize, processes: usize, limit: usize) -> Backlog {
+        let with_room = |count: usize| (0..count).map(|_| AtomicU64::new(ROOM)).collect();
+        let (here, elsewhere) = (with_room(workers), with_room(processes));
+        Backlog { limit, here, elsewhere, waiting: Mutex::default(), is_waited_for: AtomicBool::new(false) }
     }
 
-    fn has_room(&self, worker: usize, epoch: u64) -> bool {
-        let waiting = lock(&self.workers[worker]);
-        waiting.iter().filter(|at| at.epoch <= epoch).map(|at| at.bytes).sum::<usize>() < self.limit
+    fn has_room(&self, reach: &Reach, epoch: u64) -> bool {
+        let room = |full_from: &AtomicU64| epoch < full_from.load(Ordering::SeqCst);
+        match reach {
+            Reach::Worker(worker) => room(&self.here[*worker]),
+            Reach::Job => self.here.iter().chain(&self.elsewhere).all(room),
+        }
+    }
+
+    /// Says from which epoch on a worker has enough to do. True if that is news.
+    fn set(full_from: &AtomicU64, waiting: impl Iterator<Item = EpochBytes>, limit: usize) -> bool {
+        let mut sum = 0;
+        let now = waiting.into_iter().find_map(|at| {
+            sum += at.bytes;
+            (sum >= limit).then_some(at.epoch)
+        });
+        let now = now.unwrap_or(ROOM);
+        full_from.swap(now, Ordering::SeqCst) != now
+    }
+
+    /// From which epoch on some worker of this process has enough to do.
+    pub(super) fn full_from(&self) -> u64 {
+        self.here.iter().map(|full_from| full_from.load(Ordering::SeqCst)).min().unwrap_or(ROOM)
+    }
+
+    /// Another process says from which epoch on it has enough to do.
+    pub(super) fn told(&self, process: usize, full_from: u64) {
+        if let Some(elsewhere) = self.elsewhere.get(process) {
+            elsewhere.store(full_from, Ordering::SeqCst);
+            self.wake();
+        }
     }
 
     fn wake(&self) {
@@ -76,6 +104,13 @@ impl Backlog {
     }
 }
 
+/// Bytes that wait in an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EpochBytes {
+    pub(crate) epoch: u64,
+    pub(crate) bytes: usize,
+}
+
 /// The backlogs of a process, and who sends to which.
 #[derive(Debug)]
 pub(crate) struct Backlogs {
@@ -83,6 +118,8 @@ pub(crate) struct Backlogs {
     of_node: Vec<Arc<Backlog>>,
     readers: BTreeMap<CollectionId, Vec<Reader>>,
     workers: usize,
+    /// Told when from one of them there is something new to tell other processes.
+    news: Mutex<Option<SyncActivator>>,
 }
 
 /// An operator that queues what is in a collection.
@@ -93,16 +130,26 @@ struct Reader {
     exchanged: bool,
 }
 
+/// The workers of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub(crate) processes: usize,
+    /// Of each process.
+    pub(crate) workers: usize,
+}
+
 impl Backlogs {
-    /// Of a plan whose operators run on `workers` threads of this process, and `peers` in all. `durable`: bounded input is
-    /// grouped as it comes, too.
-    pub(crate) fn new(plan: &Plan, workers: usize, peers: usize, durable: bool) -> Backlogs {
-        Backlogs::with_limit(plan, workers, peers, durable, BACKLOG_LIMIT)
+    /// Of a plan. `durable`: bounded input is grouped as it comes, too.
+    pub(crate) fn new(plan: &Plan, shape: Shape, durable: bool) -> Backlogs {
+        Backlogs::with_limit(plan, shape, durable, BACKLOG_LIMIT)
     }
 
     /// As [`Backlogs::new`], with another limit than [`BACKLOG_LIMIT`].
-    pub(crate) fn with_limit(plan: &Plan, workers: usize, peers: usize, durable: bool, limit: usize) -> Backlogs {
-        let of_node = plan.nodes.iter().map(|_| Arc::new(Backlog::new(workers, limit))).collect();
+    pub(crate) fn with_limit(plan: &Plan, shape: Shape, durable: bool, limit: usize) -> Backlogs {
+        let Shape { processes, workers } = shape;
+        let others = if processes > 1 { processes } else { 0 };
+        let of_node = plan.nodes.iter().map(|_| Arc::new(Backlog::new(workers, others, limit))).collect();
+        let peers = processes * workers;
         let mut readers: BTreeMap<CollectionId, Vec<Reader>> = BTreeMap::new();
         // From the end: what stands behind a node that only passes on is known by then.
         for (index, node) in plan.nodes.iter().enumerate().rev() {
@@ -132,24 +179,46 @@ impl Backlogs {
                 }
             }
         }
-        Backlogs { of_node, readers, workers }
+        Backlogs { of_node, readers, workers, news: Mutex::default() }
     }
 
-    /// Of the operator of a node whose outputs are `outputs`, on one worker of the process.
-    pub(crate) fn flow(&self, node: usize, outputs: impl IntoIterator<Item = CollectionId>, worker: usize) -> Flow {
+    /// Of all nodes, in their order.
+    pub(super) fn all(&self) -> &[Arc<Backlog>] {
+        &self.of_node
+    }
+
+    /// Wakes who tells other processes, whenever there is something to tell.
+    pub(super) fn on_news(&self, wake: SyncActivator) {
+        *lock(&self.news) = Some(wake);
+    }
+
+    fn are_news(&self) {
+        if let Some(wake) = &*lock(&self.news) {
+            let _ = wake.activate();
+        }
+    }
+
+    /// Of the operator of a node whose outputs are `outputs`, on one worker of the job.
+    pub(crate) fn flow(
+        self: &Arc<Self>,
+        node: usize,
+        outputs: impl IntoIterator<Item = CollectionId>,
+        worker: usize,
+    ) -> Flow {
         let worker = worker % self.workers;
         let mut behind: Vec<Behind> = Vec::new();
         let readers = outputs.into_iter().filter_map(|output| self.readers.get(&output)).flatten();
         for reader in readers {
             let backlog = Arc::clone(&self.of_node[reader.node]);
-            let workers = if reader.exchanged { 0..self.workers } else { worker..worker + 1 };
+            let reach = if reader.exchanged { Reach::Job } else { Reach::Worker(worker) };
             match behind.iter_mut().find(|known| Arc::ptr_eq(&known.backlog, &backlog)) {
-                Some(known) if reader.exchanged => known.workers = workers,
+                Some(known) if reader.exchanged => known.reach = reach,
                 Some(_) => {}
-                None => behind.push(Behind { backlog, workers }),
+                None => behind.push(Behind { backlog, reach }),
             }
         }
-        Flow { own: Some(Arc::clone(&self.of_node[node])), worker, told: Vec::new(), behind, wake: None }
+        let own = Own { backlog: Arc::clone(&self.of_node[node]), of: Arc::clone(self), worker };
+        Flow { own: Some(own), behind, wake: None }
     }
 }
 
@@ -157,19 +226,32 @@ impl Backlogs {
 #[derive(Debug)]
 struct Behind {
     backlog: Arc<Backlog>,
-    /// Those that it may come to.
-    workers: std::ops::Range<usize>,
+    reach: Reach,
+}
+
+/// Where output may come to.
+#[derive(Debug)]
+enum Reach {
+    /// To a worker of this process.
+    Worker(usize),
+    /// To any of the job.
+    Job,
 }
 
 /// Back-pressure as one operator on one worker sees it. The default one knows of nobody, and never waits.
 #[derive(Debug, Default)]
 pub(crate) struct Flow {
-    own: Option<Arc<Backlog>>,
-    worker: usize,
-    /// What the own backlog was told.
-    told: Vec<EpochBytes>,
+    own: Option<Own>,
     behind: Vec<Behind>,
     wake: Option<Arc<SyncActivator>>,
+}
+
+/// The backlog of the operator itself.
+#[derive(Debug)]
+struct Own {
+    backlog: Arc<Backlog>,
+    of: Arc<Backlogs>,
+    worker: usize,
 }
 
 impl Flow {
@@ -179,21 +261,20 @@ impl Flow {
         Flow { wake: Some(Arc::new(wake)), ..self }
     }
 
-    /// Says what waits at the operator, by epoch.
-    pub(crate) fn update(&mut self, waiting: impl Iterator<Item = (u64, usize)>) {
-        let Some(own) = &self.own else { return };
-        let now: Vec<EpochBytes> =
-            waiting.map(|(epoch, bytes)| EpochBytes { epoch, bytes }).filter(|at| at.bytes > 0).collect();
-        if now != self.told {
-            lock(&own.workers[self.worker]).clone_from(&now);
-            self.told = now;
-            own.wake();
+    /// Says what waits at the operator, in the order of the epochs.
+    pub(crate) fn update(&mut self, waiting: impl Iterator<Item = EpochBytes>) {
+        let Some(Own { backlog, of, worker }) = &self.own else { return };
+        if Backlog::set(&backlog.here[*worker], waiting, backlog.limit) {
+            backlog.wake();
+            if !backlog.elsewhere.is_empty() {
+                of.are_news();
+            }
         }
     }
 
     /// Whether output of an epoch may be sent. If not, the operator is woken when there may be room again.
     pub(crate) fn has_room(&self, epoch: u64) -> bool {
-        let full = |behind: &&Behind| behind.workers.clone().any(|worker| !behind.backlog.has_room(worker, epoch));
+        let full = |behind: &&Behind| !behind.backlog.has_room(&behind.reach, epoch);
         let Some(behind) = self.behind.iter().find(full) else { return true };
         if let Some(wake) = &self.wake {
             behind.backlog.wait(wake);

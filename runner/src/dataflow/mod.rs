@@ -10,6 +10,7 @@
 //! rejected: frontiers would advance before peers know, and a partial result would leave the job.
 
 mod alarm;
+mod backlog_exchange;
 mod build;
 mod bundle_state;
 mod bundles;

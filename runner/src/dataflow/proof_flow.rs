@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::flow::{BACKLOG_LIMIT, Backlogs};
+use super::flow::{BACKLOG_LIMIT, Backlogs, EpochBytes, ROOM, Shape};
 use super::*;
 use crate::element::{Batch, ElementCoder, Outputs, WireCoder, encode_windowed_value};
 use crate::executor::{Bundle, BundleDone, Completion, OpenBundle, Residual};
@@ -151,19 +151,31 @@ fn bytes_in_flight_are_bounded() {
 /// Who sends in an epoch waits for what is queued in it and before, and not for what the receiver cannot touch yet.
 #[test]
 fn input_of_a_later_epoch_is_no_reason_to_wait_in_an_earlier_one() {
-    let backlogs = Backlogs::with_limit(&plan(), 2, 2, false, 1000);
+    let shape = Shape { processes: 2, workers: 2 };
+    let backlogs = Arc::new(Backlogs::with_limit(&plan(), shape, false, 1000));
+    let at = |epochs: &[(u64, usize)]| {
+        let at = epochs.iter().map(|(epoch, bytes)| EpochBytes { epoch: *epoch, bytes: *bytes });
+        at.collect::<Vec<_>>().into_iter()
+    };
     // The slow stage, behind the redistribution, on both workers; and the source, on the first.
     let (mut slow, mut other) = (backlogs.flow(4, [], 0), backlogs.flow(4, [], 1));
     let source = backlogs.flow(2, [CollectionId(2)], 0);
     assert!(source.has_room(0));
-    slow.update([(1, 5000)].into_iter());
+    slow.update(at(&[(1, 5000)]));
     assert!(source.has_room(0), "the receiver steps only when all of epoch 0 was sent");
     assert!(!source.has_room(1) && !source.has_room(2));
-    other.update([(0, 1000)].into_iter());
+    other.update(at(&[(0, 1000)]));
     assert!(!source.has_room(0), "what goes to any worker counts");
     other.update(std::iter::empty());
-    slow.update([(1, 999), (2, 5000)].into_iter());
+    slow.update(at(&[(1, 999), (2, 5000)]));
     assert!(source.has_room(1) && !source.has_room(2));
     // What a stage has itself is no reason to wait: else it would wait for itself.
     assert!(slow.has_room(2));
+    // Another process has enough to do.
+    slow.update(at(&[]));
+    assert!(source.has_room(7));
+    backlogs.all()[4].told(1, 3);
+    assert!(source.has_room(2) && !source.has_room(3));
+    backlogs.all()[4].told(1, ROOM);
+    assert!(source.has_room(7));
 }

@@ -5,6 +5,7 @@ use std::io;
 
 use timely::progress::frontier::AntichainRef;
 
+use super::flow::EpochBytes;
 use crate::element::{Batch, FrozenQueue, SpillQueue};
 use crate::memory::Budget;
 use crate::time::{self, Moment};
@@ -280,9 +281,9 @@ impl EpochInput {
         self.epochs.get(&epoch).map_or(0, |waiting| waiting.carried.elements() + waiting.fresh.elements())
     }
 
-    /// Bytes that the input brought, by epoch.
-    pub(crate) fn fresh_bytes(&self) -> impl Iterator<Item = (u64, usize)> + '_ {
-        self.epochs.iter().map(|(epoch, waiting)| (*epoch, waiting.fresh.bytes()))
+    /// Bytes that the input brought, in the order of the epochs.
+    pub(crate) fn fresh_bytes(&self) -> impl Iterator<Item = EpochBytes> + '_ {
+        self.epochs.iter().map(|(epoch, waiting)| EpochBytes { epoch: *epoch, bytes: waiting.fresh.bytes() })
     }
 
     /// Moments that what waits must be held at: one an epoch.
@@ -396,7 +397,7 @@ mod tests {
                 frozen.read(keep).unwrap();
             }
             assert_eq!(carried, [(9, 0), (10, 1), (5, 2), (20, 3)], "older first");
-            assert_eq!(input.fresh_bytes().collect::<Vec<_>>(), [(3, 4)]);
+            assert_eq!(input.fresh_bytes().collect::<Vec<_>>(), [EpochBytes { epoch: 3, bytes: 4 }]);
             assert_eq!(input.moments().collect::<Vec<_>>(), [moment(3, 5)]);
             assert_eq!(drain(&mut input, 3), [0, 1, 2, 3, 4]);
             assert!(input.is_empty());
