@@ -48,6 +48,8 @@ pub struct ServiceConfig {
     pub capacity: usize,
     /// How many idle job processes to keep for jobs to come.
     pub spares: usize,
+    /// How long job processes of this machine go on without a sign of the service.
+    pub lease: Duration,
     /// The binary of job processes.
     pub program: PathBuf,
     /// How jobs are run.
@@ -69,6 +71,7 @@ impl Default for ServiceConfig {
             join_token: None,
             capacity: 64,
             spares: 1,
+            lease: crate::agent::LEASE,
             program: AgentConfig::this_program(),
             supervisor: SupervisorConfig {
                 max_running_jobs: 16,
@@ -78,6 +81,7 @@ impl Default for ServiceConfig {
                 state_backend: StateBackend::default(),
                 grace: Duration::from_secs(15),
                 attach_timeout: Duration::from_secs(60),
+                checkpoints: None,
             },
             retention: Retention::default(),
         }
@@ -136,7 +140,7 @@ pub struct Service {
     supervisor: Arc<Supervisor>,
     stop: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
-    agent: Option<(JoinHandle<()>, mpsc::Sender<crate::agent::Order>)>,
+    agent: Option<(JoinHandle<()>, mpsc::UnboundedSender<crate::agent::Order>)>,
     _temp: TempRoot,
 }
 
@@ -179,6 +183,7 @@ impl Service {
                 host: if ip.is_loopback() { crate::agent::LOOPBACK.to_owned() } else { advertised.clone() },
                 work_root: temp.path().to_owned(),
                 spares: config.spares,
+                lease: config.lease,
             };
             start_agent(own, config.capacity, &supervisor)
         });
@@ -234,8 +239,8 @@ fn start_agent(
     config: AgentConfig,
     capacity: usize,
     supervisor: &Arc<Supervisor>,
-) -> (JoinHandle<()>, mpsc::Sender<crate::agent::Order>) {
-    let (orders, taken) = mpsc::channel(capacity.max(64));
+) -> (JoinHandle<()>, mpsc::UnboundedSender<crate::agent::Order>) {
+    let (orders, taken) = mpsc::unbounded_channel();
     let (ended, mut ends) = mpsc::unbounded_channel();
     let agents = Arc::clone(supervisor.agents());
     let id = agents.join(config.host.clone(), capacity, orders.clone());

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use ferrobeam_job_service::agent::{Agent, AgentConfig, Ended, Order, ProcessName};
+use ferrobeam_job_service::agent::{Agent, AgentConfig, Ended, LEASE, Order, ProcessName};
 use ferrobeam_job_service::job::{Generation, JobId};
 use tokio::sync::mpsc;
 
@@ -26,14 +26,15 @@ async fn end(program: PathBuf, work_root: &Path, spares: usize, kill: bool) -> S
         host: "127.0.0.1".into(),
         work_root: work_root.to_owned(),
         spares,
+        lease: LEASE,
     };
-    let (orders, taken) = mpsc::channel(8);
+    let (orders, taken) = mpsc::unbounded_channel();
     let (ended, mut ends) = mpsc::unbounded_channel();
     let agent = tokio::spawn(Agent::new(config).run(taken, ended));
     let start = Order::Start { process: name(0), token: "token".into(), processes: 1 };
-    orders.send(start).await.expect("it takes orders");
+    orders.send(start).expect("it takes orders");
     if kill {
-        orders.send(Order::Kill(name(0))).await.expect("it takes orders");
+        orders.send(Order::Kill(name(0))).expect("it takes orders");
     }
     let Ended { process, how } = ends.recv().await.expect("an end");
     assert_eq!(process, name(0));

@@ -4,7 +4,7 @@ mod support;
 
 use std::path::PathBuf;
 
-use ferrobeam_job_service::agent::AgentConfig;
+use ferrobeam_job_service::agent::{AgentConfig, LEASE};
 use ferrobeam_job_service::control::v1::control_client::ControlClient;
 use ferrobeam_job_service::control::v1::{self, agent_report, process_report};
 use ferrobeam_job_service::control::{JoinError, join};
@@ -201,6 +201,7 @@ async fn jobs_run_on_agents_that_join_and_fail_with_them() {
         host: "127.0.0.1".into(),
         work_root: work_root.path().to_owned(),
         spares: 0,
+        lease: LEASE,
     };
     let (joined, has_joined) = oneshot::channel();
     let running = tokio::spawn(join(agent, 4, String::new(), move || joined.send(()).expect("the test waits")));
@@ -229,6 +230,7 @@ async fn agents_are_checked_before_they_join() {
         host: "127.0.0.1".into(),
         work_root: work_root.path().to_owned(),
         spares: 0,
+        lease: LEASE,
     };
     let refused = join(agent, 4, "another".into(), || panic!("it must not join")).await.expect_err("refused");
     assert!(matches!(&refused, JoinError::Refused { message, .. } if message.contains("join token")), "{refused}");

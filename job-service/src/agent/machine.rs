@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -24,7 +25,13 @@ pub struct AgentConfig {
     pub work_root: PathBuf,
     /// How many idle processes to keep for jobs to come.
     pub spares: usize,
+    /// How long an agent or a process goes on without a sign of the service.
+    pub lease: Duration,
 }
+
+/// The lease of who is not told another. Less than it takes the service to notice that an agent is silent, so that a
+/// process that cannot be reached has ended before another takes its place.
+pub const LEASE: Duration = Duration::from_secs(40);
 
 impl AgentConfig {
     /// The binary that is running, even when its file has been replaced since.
@@ -57,7 +64,7 @@ impl Agent {
     }
 
     /// Takes orders until their sender is gone, and reports the end of each process.
-    pub async fn run(mut self, mut orders: mpsc::Receiver<Order>, ended: mpsc::UnboundedSender<Ended>) {
+    pub async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>, ended: mpsc::UnboundedSender<Ended>) {
         self.refill();
         loop {
             tokio::select! {
@@ -111,6 +118,7 @@ impl Agent {
             token,
             work_dir: work_dir.clone(),
             host: self.config.host.clone(),
+            lease_millis: u64::try_from(self.config.lease.as_millis()).unwrap_or(u64::MAX),
         };
         let started = self.assign(&assignment).await;
         let mut process = match started {

@@ -6,6 +6,10 @@
 //! when the agent is gone, however it went, the process reads the end of it and stops. A parent-death signal was
 //! rejected: Linux sends it when the *thread* that started the child ends.
 //!
+//! That is not enough when the machine is cut off: the service then takes the agent and its processes for lost, while
+//! user code there goes on. So each of them holds a lease: it asks the service for a sign of life on its connection, and
+//! ends when there is none for that long, though TCP may take many minutes to say so.
+//!
 //! A started process is idle until it is told its work, so an agent may keep one in reserve: a job then does not wait
 //! for a process to start.
 
@@ -13,7 +17,7 @@ mod leftovers;
 mod machine;
 mod spawn;
 
-pub use machine::{Agent, AgentConfig};
+pub use machine::{Agent, AgentConfig, LEASE};
 pub(crate) use spawn::EXITED;
 pub use spawn::{Assignment, LOOPBACK, read_assignment};
 

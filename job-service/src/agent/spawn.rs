@@ -30,6 +30,8 @@ pub struct Assignment {
     pub work_dir: PathBuf,
     /// Where other machines reach it.
     pub host: String,
+    /// How long it goes on without a sign of the service.
+    pub lease_millis: u64,
 }
 
 /// Where job processes listen for each other when no other machine takes part.
@@ -174,6 +176,7 @@ mod tests {
             token: "secret".into(),
             work_dir: "/tmp/x".into(),
             host: LOOPBACK.into(),
+            lease_millis: 40_000,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use ferrobeam_job_service::agent::AgentConfig;
+use ferrobeam_job_service::agent::{AgentConfig, LEASE};
 use ferrobeam_job_service::control;
 use ferrobeam_job_service::{Service, TempRoot};
 use tokio::net::TcpStream;
@@ -48,6 +48,7 @@ pub(super) async fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         host: host.clone(),
         work_root: work_root.path().to_owned(),
         spares: args.spare_processes,
+        lease: LEASE,
     };
     let joined = || announce(&format!("ferrobeam worker: joined {} as {host}", args.join));
     tokio::select! {

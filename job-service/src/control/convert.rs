@@ -7,6 +7,7 @@ use ferrobeam_runner::state::StoreKind;
 use super::v1;
 use crate::agent::{Order, ProcessName};
 use crate::job::{Generation, Importance, JobId, Message};
+use crate::supervisor::{Part, SavedFile};
 
 impl From<v1::ProcessName> for ProcessName {
     fn from(name: v1::ProcessName) -> Self {
@@ -88,5 +89,58 @@ impl From<Message> for v1::Message {
         let since: Duration = message.time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let time = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
         v1::Message { importance: importance.into(), time, text: message.text }
+    }
+}
+
+/// Why what a process says that it saved makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadPart {
+    #[error("a part is of no operator")]
+    Operator,
+    #[error("operator {operator:?} has {shards} shards and no shard {shard}")]
+    Shard { operator: String, shard: u32, shards: u32 },
+    #[error("file {0:?} has no digest of 32 bytes")]
+    Digest(String),
+}
+
+/// What a process says that one shard of an operator saved.
+pub(crate) fn part(part: v1::SavedPart) -> Result<Part, BadPart> {
+    let v1::SavedPart { operator, shard, shards, files, records } = part;
+    if operator.is_empty() {
+        return Err(BadPart::Operator);
+    }
+    if shard >= shards {
+        return Err(BadPart::Shard { operator, shard, shards });
+    }
+    let file = |file: v1::SavedFile| match <[u8; 32]>::try_from(&file.sha256[..]) {
+        Ok(sha256) => Ok(SavedFile { name: file.name, sha256, bytes: file.bytes }),
+        Err(_) => Err(BadPart::Digest(file.name)),
+    };
+    let files = files.into_iter().map(file).collect::<Result<_, _>>()?;
+    Ok(Part { operator, shard, shards, files, records })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_saved_is_checked() {
+        let file = |digest: usize| v1::SavedFile { name: "a".into(), sha256: vec![7; digest].into(), bytes: 5 };
+        let part = |operator: &str, shard, digest| v1::SavedPart {
+            operator: operator.into(),
+            shard,
+            shards: 2,
+            files: vec![file(32), file(digest)],
+            records: 9,
+        };
+        let good = SavedFile { name: "a".into(), sha256: [7; 32], bytes: 5 };
+        let expected =
+            Part { operator: "count".into(), shard: 1, shards: 2, files: vec![good.clone(), good], records: 9 };
+        assert_eq!(super::part(part("count", 1, 32)), Ok(expected));
+        assert_eq!(super::part(part("", 1, 32)), Err(BadPart::Operator));
+        let no_shard = BadPart::Shard { operator: "count".into(), shard: 2, shards: 2 };
+        assert_eq!(super::part(part("count", 2, 32)), Err(no_shard));
+        assert_eq!(super::part(part("count", 0, 31)), Err(BadPart::Digest("a".into())));
     }
 }

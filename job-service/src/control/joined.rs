@@ -6,7 +6,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::v1::control_client::ControlClient;
-use super::{convert, v1};
+use super::{convert, leased, v1};
 use crate::agent::{Agent, AgentConfig};
 
 /// Why an agent no longer works for its service.
@@ -29,8 +29,8 @@ pub enum JoinError {
         /// What it said.
         message: String,
     },
-    /// It is gone.
-    #[error("the job service at {address} is gone")]
+    /// It is gone, or has given no sign of life for as long as the lease.
+    #[error("the job service at {address} is gone, or does not answer")]
     Gone {
         /// Where it was.
         address: String,
@@ -46,7 +46,7 @@ pub async fn join(
 ) -> Result<(), JoinError> {
     let address = config.service.clone();
     let unreachable = |source| JoinError::Unreachable { address: address.clone(), source };
-    let endpoint = Endpoint::from_shared(address.clone()).map_err(unreachable)?.tcp_nodelay(true);
+    let endpoint = leased(Endpoint::from_shared(address.clone()).map_err(unreachable)?, config.lease);
     let channel: Channel = endpoint.connect().await.map_err(unreachable)?;
     let (reports, outgoing) = mpsc::channel(64);
     let hello = v1::AgentHello {
@@ -64,7 +64,7 @@ pub async fn join(
     let mut incoming = answer.map_err(refused)?.into_inner();
     joined();
 
-    let (orders, taken) = mpsc::channel(64);
+    let (orders, taken) = mpsc::unbounded_channel();
     let (ended, mut ends) = mpsc::unbounded_channel();
     let agent = tokio::spawn(Agent::new(config).run(taken, ended));
     let reporting = tokio::spawn(async move {
@@ -78,7 +78,7 @@ pub async fn join(
     });
     while let Some(Ok(order)) = incoming.next().await {
         let Some(order) = convert::order(order) else { continue };
-        if orders.send(order).await.is_err() {
+        if orders.send(order).is_err() {
             break;
         }
     }

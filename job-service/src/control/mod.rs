@@ -2,9 +2,12 @@
 
 mod convert;
 mod joined;
+mod lease;
 mod service;
 
+pub(crate) use convert::part;
 pub use joined::{JoinError, join};
+pub(crate) use lease::leased;
 pub use service::ControlService;
 
 /// Generated messages and services.

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -14,9 +14,6 @@ use super::v1::control_server::Control;
 use crate::agent::Ended;
 use crate::job::same_secret;
 use crate::supervisor::{AttachRefused, Supervisor};
-
-/// Orders that an agent has not taken yet. One that lets so many pile up is lost.
-const ORDERS: usize = 1024;
 
 /// See the module.
 #[derive(Debug)]
@@ -64,7 +61,7 @@ impl Control for ControlService {
             return Err(Status::invalid_argument("an agent has to say first who it is"));
         };
         self.check(&hello, from)?;
-        let (orders, taken) = mpsc::channel(ORDERS);
+        let (orders, taken) = mpsc::unbounded_channel();
         let agents = Arc::clone(self.supervisor.agents());
         let id = agents.join(hello.host.clone(), hello.capacity as usize, orders);
         tracing::info!(host = %hello.host, capacity = hello.capacity, "an agent joined");
@@ -79,7 +76,7 @@ impl Control for ControlService {
             agents.leave(id);
             tracing::info!(host = %hello.host, "an agent left");
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(taken).map(|order| Ok(order.into())))))
+        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(taken).map(|order| Ok(order.into())))))
     }
 
     type AttachStream = Replies<v1::ProcessOrder>;
@@ -107,7 +104,7 @@ impl Control for ControlService {
                     AttachRefused::Index(_) => Status::invalid_argument(message),
                 }
             })?;
-        let (orders, stream) = mpsc::channel(1);
+        let (orders, stream) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             // The response ends when all that the process reported is taken: then it may go.
             loop {
@@ -121,13 +118,13 @@ impl Control for ControlService {
                         Ok(None) | Err(_) => break,
                     },
                     Some(order) = taken.recv() => {
-                        if orders.send(Ok(order)).await.is_err() {
+                        if orders.send(Ok(order)).is_err() {
                             break;
                         }
                     }
                 }
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(stream))))
     }
 }

@@ -9,7 +9,7 @@ use ferrobeam_proto::pipeline::{MonitoringInfo, Pipeline};
 use prost::Message as _;
 use tokio::sync::watch;
 
-use super::{Event, EventLog, Importance, JobId, LogLimits, Message, Page, State};
+use super::{Event, EventLog, Generation, Importance, JobId, LogLimits, Message, Page, State};
 
 /// What a client handed in.
 #[derive(Clone, Debug)]
@@ -57,6 +57,8 @@ pub struct Job {
 
 #[derive(Debug)]
 struct Shared {
+    /// The attempt whose processes are listened to.
+    generation: Generation,
     state: State,
     since: SystemTime,
     log: EventLog,
@@ -88,7 +90,13 @@ impl Job {
         let mut log = EventLog::new(limits);
         log.push(Event::State(State::Stopped, prepared));
         let size = submission.pipeline.len() + submission.options.encoded_len();
-        let shared = Shared { state: State::Stopped, since: prepared, log, metrics: Measured::Live(BTreeMap::new()) };
+        let shared = Shared {
+            generation: Generation(0),
+            state: State::Stopped,
+            since: prepared,
+            log,
+            metrics: Measured::Live(BTreeMap::new()),
+        };
         Job {
             id,
             submission,
@@ -155,6 +163,28 @@ impl Job {
         self.wake();
     }
 
+    /// Begins an attempt to run the job: what processes of another one still say is dropped, and what they measured is
+    /// not counted, because this one does all of it again.
+    pub fn begin(&self, generation: Generation) {
+        let mut shared = self.lock();
+        shared.generation = generation;
+        if let Measured::Live(live) = &mut shared.metrics {
+            live.clear();
+        }
+    }
+
+    /// Says something for a process of an attempt. Whether it was of the present one, and was taken.
+    pub fn say_for(&self, generation: Generation, message: Message) -> bool {
+        let mut shared = self.lock();
+        if shared.generation != generation {
+            return false;
+        }
+        shared.log.push(Event::Message(message));
+        drop(shared);
+        self.wake();
+        true
+    }
+
     /// Reads events from number `from` on.
     pub fn read(&self, from: u64, limit: usize) -> Page {
         self.lock().log.read(from, limit)
@@ -189,11 +219,15 @@ impl Job {
         self.drain.subscribe()
     }
 
-    /// Replaces the metrics of one process, until they are final.
-    pub fn set_metrics(&self, process: u32, metrics: JobMetrics) {
-        if let Measured::Live(live) = &mut self.lock().metrics {
-            live.insert(process, metrics);
+    /// Replaces the metrics of one process of an attempt, until they are final. Whether they were taken.
+    pub fn set_metrics(&self, generation: Generation, process: u32, metrics: JobMetrics) -> bool {
+        let mut shared = self.lock();
+        if shared.generation != generation {
+            return false;
         }
+        let Measured::Live(live) = &mut shared.metrics else { return false };
+        live.insert(process, metrics);
+        true
     }
 
     /// Its metrics.
@@ -269,13 +303,35 @@ mod tests {
     #[test]
     fn final_metrics_stay_as_they_are() {
         let job = job();
-        job.set_metrics(0, JobMetrics::default());
+        job.begin(Generation(1));
+        assert!(job.set_metrics(Generation(1), 0, JobMetrics::default()));
         assert_eq!(job.metrics().live().len(), 1);
         let size = job.size();
         job.seal_metrics(Bytes::from_static(b"encoded"));
-        job.set_metrics(0, JobMetrics::default());
+        assert!(!job.set_metrics(Generation(1), 0, JobMetrics::default()));
+        job.begin(Generation(2));
         assert!(matches!(job.metrics(), Measured::Final(sealed) if sealed == "encoded"));
         assert_eq!(job.size(), size + 7);
+    }
+
+    #[test]
+    fn a_stale_attempt_is_not_listened_to() {
+        let job = job();
+        let bundles = |job: &Job| -> Vec<u64> {
+            job.metrics().live().into_iter().flat_map(|metrics| metrics.bundles.into_values()).collect()
+        };
+        let measured = |count| JobMetrics { bundles: [("stage".to_owned(), count)].into(), ..JobMetrics::default() };
+        let hello = || Message::now(Importance::Basic, "hello");
+        job.begin(Generation(1));
+        assert!(job.set_metrics(Generation(1), 0, measured(7)) && job.say_for(Generation(1), hello()));
+        assert!(!job.set_metrics(Generation(2), 0, measured(8)) && !job.say_for(Generation(2), hello()));
+        assert_eq!(bundles(&job), [7]);
+        job.begin(Generation(2));
+        assert!(bundles(&job).is_empty());
+        let said = job.read(0, 100);
+        assert!(!job.set_metrics(Generation(1), 0, measured(9)) && !job.say_for(Generation(1), hello()));
+        assert!(job.set_metrics(Generation(2), 0, measured(3)));
+        assert_eq!((bundles(&job), job.read(0, 100)), (vec![3], said));
     }
 
     #[test]

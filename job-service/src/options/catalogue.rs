@@ -53,7 +53,8 @@ const fn entry(name: &'static str, kind: Kind, treatment: Treatment, description
     OptionEntry { name, kind, treatment, description }
 }
 
-const NO_CHECKPOINTS: &str = "checkpoints are not taken yet: if a process of the job is lost, the job fails";
+const NO_CHECKPOINTS: &str = "checkpoints are not taken yet: a job that lost a process starts again from nothing, if number_of_execution_retries \
+                              allows it, or fails";
 const NO_STATE_YET: &str = "state is not saved yet, so it has no effect";
 const FLINK_CLUSTER: &str = "it configures Flink's cluster, and there is none";
 const FLINK_INSIDE: &str = "it tunes the inside of Flink's operators";
@@ -62,8 +63,18 @@ const FLINK_INSIDE: &str = "it tunes the inside of Flink's operators";
 pub const CATALOGUE: &[OptionEntry] = &[
     entry("parallelism", Integer(-1), Honoured, "Worker threads of the job in all; -1: what the service is set to"),
     entry("max_bundle_size", Integer(-1), Honoured, "Most elements in a bundle"),
-    entry("number_of_execution_retries", Integer(-1), Honoured, "How often a failed bundle is run again"),
-    entry("execution_retry_delay", Integer(-1), Honoured, "Milliseconds before a failed bundle is run again"),
+    entry(
+        "number_of_execution_retries",
+        Integer(-1),
+        Honoured,
+        "How often a failed bundle is run again, and how often a job that lost a process is",
+    ),
+    entry(
+        "execution_retry_delay",
+        Integer(-1),
+        Honoured,
+        "Milliseconds before a failed bundle, or a job that lost a process, is run again",
+    ),
     entry("ferrobeam_processes", Integer(-1), Honoured, "Processes that the job's worker threads are spread over"),
     entry(
         "ferrobeam_drain",

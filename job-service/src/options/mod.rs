@@ -6,12 +6,14 @@
 
 mod backend;
 mod catalogue;
+mod checkpoints;
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 pub use backend::{StateBackend, UnknownBackend};
 pub use catalogue::{CATALOGUE, Kind, OptionEntry, Treatment, describe, find};
+pub use checkpoints::CheckpointOptions;
 use prost_types::value::Kind as Json;
 use prost_types::{Struct, Value};
 
@@ -36,10 +38,12 @@ pub struct JobOptions {
     pub state_backend: Option<StateBackend>,
     /// The job drains from its start.
     pub draining: bool,
-    /// How often a failed bundle is run again.
+    /// How often a failed bundle is run again, and how often a job that lost a process is.
     pub retries: Option<u32>,
     /// The wait before that.
     pub retry_delay: Option<Duration>,
+    /// Its checkpoints. None is taken where the service has no storage for them.
+    pub checkpoints: Option<CheckpointOptions>,
     /// How many harnesses to start beside each other; 0: one fewer than there are cores.
     pub sdk_worker_parallelism: Option<u32>,
     /// Keep containers after they stopped.
@@ -78,6 +82,7 @@ pub fn parse(options: &Struct) -> Result<(JobOptions, Vec<Remark>), OptionsRefus
             .integer("execution_retry_delay")
             .and_then(|n| u64::try_from(n).ok())
             .map(Duration::from_millis),
+        checkpoints: CheckpointOptions::read(&mut reader),
         // SDKs send 1 for whoever did not ask.
         sdk_worker_parallelism: reader
             .integer("sdk_worker_parallelism")

@@ -2,12 +2,13 @@
 //!
 //! It is told its work over standard input, attaches to the service, gets the plan, and runs it. It has nothing that
 //! outlives it, so it may end at any time: a panic anywhere in it aborts it, and the supervisor sees a process that is
-//! gone. It stops by itself when its agent or the service is gone.
+//! gone. It stops by itself when its agent or the service is gone, or when the service is silent for as long as its lease.
 //!
 //! The dataflow runs on threads of its own and never on the runtime's, which must stay free to answer harnesses. After
 //! a failure or a stop the dataflow's threads are left as they are: the process ends with them.
 
 mod cluster;
+mod committed;
 mod reports;
 mod work;
 
@@ -15,11 +16,13 @@ pub use cluster::{ClusterError, Member, Verdict};
 
 use std::process::ExitCode;
 use std::thread;
+use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use tonic::transport::Endpoint;
 
 use crate::agent::{Assignment, read_assignment};
+use crate::control::leased;
 
 /// Why a job process did not do its work. Only its agent's log sees this; the job's owner is told over the service.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +38,10 @@ pub enum ProcessError {
     Assignment(#[source] std::io::Error),
     /// The service did not let the process in, or is gone.
     #[error("the job service refused this process, or is gone: {0}")]
-    Refused(#[from] Box<tonic::Status>),
+    Refused(#[source] Box<tonic::Status>),
+    /// The service was there, and gives no sign of life any more.
+    #[error("lost the job service, which may have given this process up: {}", .0.message())]
+    Lost(Box<tonic::Status>),
 }
 
 /// Becomes true when the process's agent is gone.
@@ -46,12 +52,12 @@ pub fn run(service: &str) -> Result<ExitCode, ProcessError> {
     abort_on_panic();
     let (assignment, orphaned) = listen_to_agent();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ProcessError::Runtime)?;
-    let endpoint = Endpoint::from_shared(service.to_owned())?.tcp_nodelay(true);
+    let endpoint = Endpoint::from_shared(service.to_owned())?;
     let ended = runtime.block_on(async {
-        let channel = endpoint.connect_lazy();
         // An agent that is gone before it had work for this process leaves nothing to do.
         let Ok(assignment) = assignment.await else { return Ok(ExitCode::SUCCESS) };
         let assignment = assignment.map_err(ProcessError::Assignment)?;
+        let channel = leased(endpoint, Duration::from_millis(assignment.lease_millis)).connect_lazy();
         work::work(assignment, channel, orphaned).await
     });
     runtime.shutdown_background();

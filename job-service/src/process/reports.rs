@@ -1,22 +1,30 @@
 //! What a job process tells the service: messages and metrics, from threads that must not wait.
+//!
+//! One queue keeps everything in order: a client that sees how a job ended has seen what was said before. What decides
+//! the job's fate is taken without a limit, because there is little of it: one start, one end, and an answer for each
+//! checkpoint that the supervisor asks for. Messages are taken up to a limit and counted beyond it, and metrics, each of
+//! which stands for all before it, one at a time. A second queue for what must arrive was rejected: it would overtake.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ferrobeam_harness_bridge::{Bridge, HarnessLog, LogSink, Severity};
 use ferrobeam_runner::dataflow::JobObserver;
-use ferrobeam_runner::metrics::{Metric, Metrics};
+use ferrobeam_runner::metrics::Metric;
 use ferrobeam_runner::plan::{Plan, StageId};
 use tokio::sync::mpsc;
+use tokio_stream::Stream;
 
+use super::committed::Committed;
 use crate::control::v1;
 use crate::control::v1::process_report::Report;
 use crate::job::{Importance, Message};
 use crate::metrics::to_infos;
 
-/// Reports that wait for the network. Messages beyond it are counted and not kept.
+/// Messages that wait for the network. Those beyond it are counted and not kept.
 const WAITING: usize = 4096;
 /// Of a longer text the rest stays here: harnesses may log whatever they like.
 const LONGEST: usize = 256 << 10;
@@ -25,7 +33,8 @@ const LONGEST: usize = 256 << 10;
 #[derive(Debug)]
 pub(super) struct Reports {
     /// `None` after the last word. The dataflow may hold the reports for longer.
-    sender: Mutex<Option<mpsc::Sender<v1::ProcessReport>>>,
+    sender: Mutex<Option<mpsc::UnboundedSender<Report>>>,
+    waiting: Arc<Waiting>,
     dropped: AtomicU64,
     committed: Mutex<Committed>,
     changed: AtomicBool,
@@ -33,53 +42,88 @@ pub(super) struct Reports {
     stopping: AtomicBool,
 }
 
-/// What bundles that succeeded have counted: by epoch, because a checkpoint has that of the epochs before it and no more.
+/// What has a limit and is not yet on its way.
 #[derive(Debug, Default)]
-struct Committed {
-    /// Of epochs that a checkpoint has, and of what the job started from.
-    settled: Metrics,
-    open: BTreeMap<u64, Metrics>,
-    bundles: BTreeMap<StageId, u64>,
+struct Waiting {
+    messages: AtomicUsize,
+    metrics: AtomicUsize,
 }
 
-impl Committed {
-    fn of(&mut self, epoch: u64) -> &Metrics {
-        self.open.entry(epoch).or_default()
-    }
-
-    fn all(&self) -> Vec<Metric> {
-        let all = Metrics::new();
-        std::iter::once(&self.settled).chain(self.open.values()).for_each(|metrics| all.merge(&metrics.snapshot()));
-        all.snapshot()
-    }
-
-    /// Those of the epochs before `epoch`, of which no bundle will succeed any more.
-    fn before(&mut self, epoch: u64) -> Vec<Metric> {
-        let later = self.open.split_off(&epoch);
-        for metrics in std::mem::replace(&mut self.open, later).into_values() {
-            self.settled.merge(&metrics.snapshot());
+impl Waiting {
+    /// The count of reports of a kind that has a limit, and the limit.
+    fn limit(&self, report: &Report) -> Option<(&AtomicUsize, usize)> {
+        match report {
+            Report::Message(_) => Some((&self.messages, WAITING)),
+            Report::Metrics(_) => Some((&self.metrics, 1)),
+            Report::Hello(_)
+            | Report::Started(_)
+            | Report::Completed(_)
+            | Report::Failed(_)
+            | Report::Saved(_)
+            | Report::SaveFailed(_) => None,
         }
-        self.settled.snapshot()
+    }
+}
+
+/// The reports, in their order, for the network.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    receiver: mpsc::UnboundedReceiver<Report>,
+    waiting: Arc<Waiting>,
+}
+
+impl Stream for Outgoing {
+    type Item = v1::ProcessReport;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<v1::ProcessReport>> {
+        self.receiver.poll_recv(context).map(|report| {
+            let report = report?;
+            if let Some((count, _)) = self.waiting.limit(&report) {
+                count.fetch_sub(1, Ordering::Relaxed);
+            }
+            Some(v1::ProcessReport { report: Some(report) })
+        })
     }
 }
 
 impl Reports {
-    pub(super) fn new() -> (Arc<Reports>, mpsc::Receiver<v1::ProcessReport>) {
-        let (sender, receiver) = mpsc::channel(WAITING);
+    pub(super) fn new() -> (Arc<Reports>, Outgoing) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let waiting = Arc::new(Waiting::default());
         let reports = Reports {
             sender: Mutex::new(Some(sender)),
+            waiting: Arc::clone(&waiting),
             dropped: AtomicU64::new(0),
             committed: Mutex::default(),
             changed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         };
-        (Arc::new(reports), receiver)
+        (Arc::new(reports), Outgoing { receiver, waiting })
     }
 
-    /// Sends what must arrive. Fails when the service is gone, which is noticed elsewhere.
-    pub(super) async fn send(&self, report: Report) {
-        if let Some(sender) = self.sender() {
-            let _ = sender.send(v1::ProcessReport { report: Some(report) }).await;
+    /// Sends what must arrive; never waits. Lost only when the service is gone, which is noticed elsewhere.
+    pub(super) fn send(&self, report: Report) {
+        if let Some((count, _)) = self.waiting.limit(&report) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.push(report);
+    }
+
+    /// Sends what may be lost, if less than the limit of its kind waits. Whether it did not have to be dropped.
+    fn offer(&self, report: Report) -> bool {
+        if let Some((count, limit)) = self.waiting.limit(&report)
+            && count.fetch_add(1, Ordering::Relaxed) >= limit
+        {
+            count.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        self.push(report);
+        true
+    }
+
+    fn push(&self, report: Report) {
+        if let Some(sender) = &*self.sender.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = sender.send(report);
         }
     }
 
@@ -93,10 +137,6 @@ impl Reports {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    fn sender(&self) -> Option<mpsc::Sender<v1::ProcessReport>> {
-        self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// Says something, if there is room.
     pub(super) fn say(&self, mut message: Message) {
         if message.text.len() > LONGEST {
@@ -104,8 +144,7 @@ impl Reports {
             message.text.truncate(end);
             message.text.push_str(" [cut off]");
         }
-        let report = v1::ProcessReport { report: Some(Report::Message(message.into())) };
-        if self.sender().is_some_and(|sender| sender.try_send(report).is_err()) {
+        if !self.offer(Report::Message(message.into())) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -118,7 +157,7 @@ impl Reports {
         Report::Metrics(v1::Metrics {
             committed: to_infos(committed.all()),
             running: running.into_iter().flat_map(|bundle| to_infos(bundle.metrics)).collect(),
-            bundles: committed.bundles.iter().map(|(id, count)| (name(id), *count)).collect(),
+            bundles: committed.bundles().map(|(id, count)| (name(id), *count)).collect(),
         })
     }
 
@@ -128,7 +167,7 @@ impl Reports {
 
     /// What the job had counted in the checkpoint that it starts from.
     pub(super) fn start_from(&self, metrics: Vec<Metric>) {
-        self.lock().settled.commit(metrics);
+        self.lock().start_from(metrics);
     }
 
     /// What was counted in the epochs before `epoch`, once all of them are over.
@@ -140,13 +179,23 @@ impl Reports {
     pub(super) async fn keep_reporting(&self, plan: &Plan, bridge: &Bridge, every: Duration) {
         loop {
             tokio::time::sleep(every).await;
-            let dropped = self.dropped.swap(0, Ordering::Relaxed);
-            if dropped > 0 {
-                let text = format!("{dropped} messages came faster than they could be passed on, and are lost");
-                self.send(Report::Message(Message::now(Importance::Warning, text).into())).await;
+            self.tell_dropped();
+            let changed = self.changed.swap(false, Ordering::Relaxed);
+            if (changed || !bridge.running().is_empty()) && !self.offer(self.metrics(plan, Some(bridge))) {
+                self.changed.fetch_or(changed, Ordering::Relaxed);
             }
-            if self.changed.swap(false, Ordering::Relaxed) || !bridge.running().is_empty() {
-                self.send(self.metrics(plan, Some(bridge))).await;
+        }
+    }
+}
+
+impl Reports {
+    /// Says how many messages were lost, once there is room again.
+    fn tell_dropped(&self) {
+        let dropped = self.dropped.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            let text = format!("{dropped} messages came faster than they could be passed on, and are lost");
+            if !self.offer(Report::Message(Message::now(Importance::Warning, text).into())) {
+                self.dropped.fetch_add(dropped, Ordering::Relaxed);
             }
         }
     }
@@ -156,7 +205,7 @@ impl JobObserver for Reports {
     fn committed(&self, stage: StageId, epoch: u64, metrics: Vec<Metric>) {
         let mut committed = self.lock();
         committed.of(epoch).commit(metrics);
-        *committed.bundles.entry(stage).or_default() += 1;
+        committed.count_bundle(stage);
         self.changed.store(true, Ordering::Relaxed);
     }
 
@@ -220,8 +269,16 @@ mod tests {
         }
     }
 
-    fn said(receiver: &mut mpsc::Receiver<v1::ProcessReport>) -> v1::Message {
-        match receiver.try_recv().expect("something was said").report {
+    /// What is next, if something is.
+    fn next(outgoing: &mut Outgoing) -> Option<Report> {
+        match Pin::new(outgoing).poll_next(&mut Context::from_waker(std::task::Waker::noop())) {
+            Poll::Ready(report) => Some(report?.report.expect("not empty")),
+            Poll::Pending => None,
+        }
+    }
+
+    fn said(outgoing: &mut Outgoing) -> v1::Message {
+        match next(outgoing) {
             Some(Report::Message(message)) => message,
             other => panic!("{other:?}"),
         }
@@ -229,34 +286,76 @@ mod tests {
 
     #[test]
     fn no_log_entry_is_the_jobs_error() {
-        let (reports, mut receiver) = Reports::new();
+        let (reports, mut outgoing) = Reports::new();
         reports.log(entry(Severity::Critical));
-        let message = said(&mut receiver);
+        let message = said(&mut outgoing);
         assert_eq!(message.importance(), v1::message::Importance::Warning);
         assert_eq!(message.text, "ERROR [Count] it broke\nat line 7");
     }
 
     #[test]
     fn what_a_stop_breaks_is_no_warning() {
-        let (reports, mut receiver) = Reports::new();
+        let (reports, mut outgoing) = Reports::new();
         reports.stopping();
         reports.warning("a bundle failed".into());
-        assert!(receiver.try_recv().is_err());
+        assert_eq!(next(&mut outgoing), None);
         // Harnesses may still say why they take so long.
         reports.log(entry(Severity::Warn));
-        assert_eq!(said(&mut receiver).importance(), v1::message::Importance::Warning);
+        assert_eq!(said(&mut outgoing).importance(), v1::message::Importance::Warning);
     }
 
     #[test]
     fn who_says_too_much_does_not_wait() {
-        let (reports, mut receiver) = Reports::new();
+        let (reports, mut outgoing) = Reports::new();
         for _ in 0..WAITING + 5 {
             reports.warning("x".into());
         }
         assert_eq!(reports.dropped.load(Ordering::Relaxed), 5);
         reports.dropped.store(0, Ordering::Relaxed);
-        assert_eq!(said(&mut receiver).text, "x");
+        assert_eq!(said(&mut outgoing).text, "x");
         reports.warning("é".repeat(LONGEST));
         assert_eq!(reports.dropped.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_must_arrive_does_and_in_its_order() {
+        let (reports, mut outgoing) = Reports::new();
+        for _ in 0..2 * WAITING {
+            reports.warning("x".into());
+        }
+        reports.send(Report::Failed(v1::Failed { message: "why".into(), lost_peer: false }));
+        let metrics = Report::Metrics(v1::Metrics::default());
+        assert!(reports.offer(metrics.clone()) && !reports.offer(metrics.clone()));
+        reports.send(metrics);
+        reports.send(Report::Completed(v1::Completed {}));
+        reports.close();
+        reports.send(Report::Completed(v1::Completed {}));
+        let mut sent = Vec::new();
+        while let Some(report) = next(&mut outgoing) {
+            sent.push(report);
+        }
+        assert_eq!(sent.len(), WAITING + 4);
+        assert!(matches!(
+            &sent[WAITING..],
+            [Report::Failed(_), Report::Metrics(_), Report::Metrics(_), Report::Completed(_)]
+        ));
+        assert_eq!(reports.dropped.load(Ordering::Relaxed), WAITING as u64);
+    }
+
+    #[test]
+    fn what_was_lost_is_told_once_there_is_room() {
+        let (reports, mut outgoing) = Reports::new();
+        for _ in 0..WAITING + 3 {
+            reports.warning("x".into());
+        }
+        reports.tell_dropped();
+        assert_eq!(said(&mut outgoing).text, "x");
+        reports.tell_dropped();
+        while outgoing.receiver.len() > 1 {
+            assert_eq!(said(&mut outgoing).text, "x");
+        }
+        assert!(said(&mut outgoing).text.starts_with("3 messages"));
+        reports.tell_dropped();
+        assert_eq!(next(&mut outgoing), None);
     }
 }

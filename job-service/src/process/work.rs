@@ -14,11 +14,11 @@ use ferrobeam_runner::plan::Plan;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::Status;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
 
-use super::cluster::Member;
+use super::cluster::{ClusterError, Member};
 use super::reports::Reports;
 use super::{Orphaned, ProcessError};
 use crate::agent::Assignment;
@@ -52,33 +52,37 @@ pub(super) async fn work(
         token: assignment.token.clone(),
         cluster_address,
     };
-    reports.send(Report::Hello(hello)).await;
+    reports.send(Report::Hello(hello));
     let mut control =
         ControlClient::new(channel.clone()).max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX);
-    let attached = control.attach(ReceiverStream::new(outgoing)).await;
+    let attached = control.attach(outgoing).await;
     let mut orders = attached.map_err(|status| ProcessError::Refused(Box::new(status)))?.into_inner();
+    let drain = Drain::default();
     let deployment = tokio::select! {
-        order = next(&mut orders) => match order? {
-            Some(Order::Deployment(deployment)) => deployment,
-            // Stopped before it began. A drain comes only after a deployment.
-            Some(Order::Stop(_) | Order::Drain(_)) | None => return Ok(ExitCode::SUCCESS),
+        deployment = deployed(&mut orders, &drain) => match deployment? {
+            Some(deployment) => deployment,
+            // Stopped before it began.
+            None => return Ok(ExitCode::SUCCESS),
         },
         _ = orphaned.wait_for(|gone| *gone) => return Ok(ExitCode::SUCCESS),
     };
 
-    let drain = Drain::default();
     let mut part =
         Part { assignment, listener, channel, reports: Arc::clone(&reports), bridge: None, drain: drain.clone() };
+    let mut lost = None;
     let ended = tokio::select! {
         ended = part.run(deployment) => Some(ended),
         // A stop, or the service is gone, which means the same.
-        () = obey(&mut orders, &drain) => None,
+        obeyed = obey(&mut orders, &drain, &reports) => {
+            lost = obeyed.err();
+            None
+        }
         _ = orphaned.wait_for(|gone| *gone) => None,
     };
     let failed = matches!(ended, Some(Err(_)));
-    if let Some(Err(message)) = &ended {
+    if let Some(Err(Failure { message, lost_peer })) = &ended {
         // At once: other processes of the job are stopped while this one's environments are.
-        reports.send(Report::Failed(v1::Failed { message: message.clone() })).await;
+        reports.send(Report::Failed(v1::Failed { message: message.clone(), lost_peer: *lost_peer }));
     }
     if ended.is_none() {
         reports.stopping();
@@ -87,24 +91,75 @@ pub(super) async fn work(
         bridge.shutdown().await;
     }
     if let Some(Ok(plan)) = &ended {
-        reports.send(reports.metrics(plan, None)).await;
-        reports.send(Report::Completed(v1::Completed {})).await;
+        reports.send(reports.metrics(plan, None));
+        reports.send(Report::Completed(v1::Completed {}));
     }
     // The service ends its stream when it has taken all of this one's.
     reports.close();
     let _ = tokio::time::timeout(LAST_WORDS, async { while let Ok(Some(_)) = orders.message().await {} }).await;
+    if let Some(lost) = lost {
+        return Err(lost);
+    }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-async fn next(orders: &mut Streaming<v1::ProcessOrder>) -> Result<Option<Order>, ProcessError> {
-    let order = orders.message().await.map_err(|status: Status| ProcessError::Refused(Box::new(status)))?;
-    Ok(order.and_then(|order| order.order))
+/// What the service said.
+#[derive(Debug)]
+enum Said {
+    Order(Order),
+    /// Something that this process does not know.
+    Unknown,
+    /// Nothing, and it says nothing more.
+    Gone,
 }
 
-/// Passes on the order to drain; returns at a stop, or when the service is gone.
-async fn obey(orders: &mut Streaming<v1::ProcessOrder>, drain: &Drain) {
-    while let Ok(Some(Order::Drain(_))) = next(orders).await {
-        drain.request();
+/// The orders for this process.
+trait Orders: Stream<Item = Result<v1::ProcessOrder, Status>> + Unpin {}
+
+impl<S: Stream<Item = Result<v1::ProcessOrder, Status>> + Unpin> Orders for S {}
+
+async fn next(orders: &mut impl Orders) -> Result<Said, ProcessError> {
+    match orders.next().await.transpose().map_err(|status| ProcessError::Lost(Box::new(status)))? {
+        Some(v1::ProcessOrder { order: Some(order) }) => Ok(Said::Order(order)),
+        Some(v1::ProcessOrder { order: None }) => {
+            tracing::warn!("the service sent an order that this process does not know, which is ignored");
+            Ok(Said::Unknown)
+        }
+        None => Ok(Said::Gone),
+    }
+}
+
+/// Waits for the work; `None`: there is none any more.
+async fn deployed(orders: &mut impl Orders, drain: &Drain) -> Result<Option<v1::Deployment>, ProcessError> {
+    loop {
+        match next(orders).await? {
+            Said::Order(Order::Deployment(deployment)) => return Ok(Some(deployment)),
+            Said::Order(Order::Drain(_)) => drain.request(),
+            Said::Order(Order::Stop(_)) | Said::Gone => return Ok(None),
+            Said::Order(Order::Checkpoint(_) | Order::CheckpointCommitted(_) | Order::CheckpointAborted(_)) => {
+                tracing::warn!("the service speaks of a checkpoint before there is work, which is ignored");
+            }
+            Said::Unknown => {}
+        }
+    }
+}
+
+/// Carries out orders while the job runs; returns at a stop, or when the service is gone.
+async fn obey(orders: &mut impl Orders, drain: &Drain, reports: &Reports) -> Result<(), ProcessError> {
+    loop {
+        match next(orders).await? {
+            Said::Order(Order::Drain(_)) => drain.request(),
+            Said::Order(Order::Stop(_)) | Said::Gone => return Ok(()),
+            Said::Order(Order::Deployment(_)) => {
+                tracing::warn!("the service deployed the job twice, and the second time is ignored");
+            }
+            Said::Order(Order::Checkpoint(v1::Checkpoint { epoch })) => {
+                let why = "checkpoints are not supported by this build".to_owned();
+                reports.send(Report::SaveFailed(v1::SaveFailed { epoch, why }));
+            }
+            // Of an epoch for which nothing was saved.
+            Said::Order(Order::CheckpointCommitted(_) | Order::CheckpointAborted(_)) | Said::Unknown => {}
+        }
     }
 }
 
@@ -120,6 +175,32 @@ async fn listen(assignment: &Assignment) -> std::io::Result<(Option<TcpListener>
     Ok((Some(listener), address))
 }
 
+/// Why a job cannot go on.
+#[derive(Debug, PartialEq, Eq)]
+struct Failure {
+    /// For the job's owner.
+    message: String,
+    /// Nothing is wrong here: another process does not answer.
+    lost_peer: bool,
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Failure {
+        Failure { message, lost_peer: false }
+    }
+}
+
+impl From<ClusterError> for Failure {
+    fn from(error: ClusterError) -> Failure {
+        let lost_peer = match &error {
+            ClusterError::Io { .. } | ClusterError::Absent(_) => true,
+            // It belongs to another generation, which the service knows more of, or to nobody.
+            ClusterError::Refused { .. } | ClusterError::Impostor { .. } => false,
+        };
+        Failure { message: error.to_string(), lost_peer }
+    }
+}
+
 struct Part {
     assignment: Assignment,
     listener: Option<TcpListener>,
@@ -132,7 +213,7 @@ struct Part {
 impl Part {
     /// Runs to the end of the dataflow, or to a reason why it does not get there. Dropped, it leaves the dataflow's
     /// threads behind, and the bridge in place to be shut down.
-    async fn run(&mut self, deployment: v1::Deployment) -> Result<Arc<Plan>, String> {
+    async fn run(&mut self, deployment: v1::Deployment) -> Result<Arc<Plan>, Failure> {
         let plan: Plan = postcard::from_bytes(&deployment.plan).map_err(|e| format!("the plan cannot be read: {e}"))?;
         let plan = Arc::new(plan);
         let sockets = self.connect(&deployment.cluster_addresses).await?;
@@ -157,7 +238,7 @@ impl Part {
         if deployment.draining {
             job.drain.request();
         }
-        self.reports.send(Report::Started(v1::Started {})).await;
+        self.reports.send(Report::Started(v1::Started {}));
         let ended = start_dataflow(job, topology).map_err(|e| format!("cannot start a thread: {e}"))?;
         let ended = tokio::select! {
             ended = ended => ended,
@@ -165,12 +246,12 @@ impl Part {
         };
         match ended {
             Ok(Ok(())) => Ok(plan),
-            Ok(Err(failure)) => Err(failure.message),
-            Err(_) => Err("the dataflow's thread is gone".to_owned()),
+            Ok(Err(failure)) => Err(failure.message.into()),
+            Err(_) => Err("the dataflow's thread is gone".to_owned().into()),
         }
     }
 
-    async fn connect(&mut self, addresses: &[String]) -> Result<Vec<Option<std::net::TcpStream>>, String> {
+    async fn connect(&mut self, addresses: &[String]) -> Result<Vec<Option<std::net::TcpStream>>, ClusterError> {
         let Some(listener) = self.listener.take() else { return Ok(vec![None]) };
         let member = Member {
             job: self.assignment.job.clone(),
@@ -179,7 +260,7 @@ impl Part {
             processes: self.assignment.processes,
             token: self.assignment.token.clone(),
         };
-        member.connect(listener, addresses, CLUSTER_PATIENCE).await.map_err(|e| e.to_string())
+        member.connect(listener, addresses, CLUSTER_PATIENCE).await
     }
 
     async fn start_bridge(&mut self, deployment: &v1::Deployment, plan: &Arc<Plan>) -> Result<Arc<Bridge>, String> {
@@ -237,6 +318,7 @@ fn start_dataflow(job: Job, topology: Topology) -> std::io::Result<oneshot::Rece
 
 #[cfg(test)]
 mod tests {
+    use super::super::cluster::Verdict;
     use super::*;
     use ferrobeam_runner::state::StoreKind;
 
@@ -256,5 +338,70 @@ mod tests {
         assert_eq!((asked.max_bundle_elements, asked.retries), (7, 0));
         assert_eq!(asked.retry_delay, Duration::from_millis(20));
         assert_eq!((asked.store, asked.max_bundle_time), (StoreKind::RocksDb, Duration::from_millis(30)));
+    }
+
+    /// Orders, and the end of the stream after them if there is nothing to stop at.
+    fn said(orders: Vec<Option<Order>>) -> impl Orders {
+        tokio_stream::iter(orders.into_iter().map(|order| Ok(v1::ProcessOrder { order })))
+    }
+
+    #[tokio::test]
+    async fn only_a_stop_or_the_end_ends_the_process() {
+        let (drain, stop) = (Some(Order::Drain(v1::Drain {})), Some(Order::Stop(v1::Stop {})));
+        let deployment = || Some(Order::Deployment(v1::Deployment { workers: 7, ..v1::Deployment::default() }));
+
+        // Before the work is there.
+        let asked = Drain::default();
+        let mut orders = said(vec![None, drain.clone(), deployment(), stop.clone()]);
+        let deployed_ = deployed(&mut orders, &asked).await.expect("no error");
+        assert_eq!(deployed_.map(|deployment| deployment.workers), Some(7));
+        assert!(asked.requested());
+        for none in [vec![stop.clone(), deployment()], vec![]] {
+            assert_eq!(deployed(&mut said(none), &Drain::default()).await.expect("no error"), None);
+        }
+
+        // While it runs: what comes after an order shows whether that ended the process.
+        let checkpoint = Some(Order::Checkpoint(v1::Checkpoint { epoch: 9 }));
+        let committed = Some(Order::CheckpointCommitted(v1::CheckpointCommitted { epoch: 9 }));
+        let aborted = Some(Order::CheckpointAborted(v1::CheckpointAborted { epoch: 9 }));
+        for order in [None, drain.clone(), deployment(), checkpoint.clone(), committed, aborted] {
+            let asked = Drain::default();
+            let (reports, mut outgoing) = Reports::new();
+            let mut orders = said(vec![order.clone(), drain.clone(), stop.clone(), drain.clone()]);
+            obey(&mut orders, &asked, &reports).await.expect("no error");
+            assert!(asked.requested(), "{order:?} ended the process");
+            assert_eq!(orders.next().await.transpose().expect("no error").and_then(|o| o.order), drain);
+            reports.close();
+            let answer = outgoing.next().await.and_then(|report| report.report);
+            let why = "checkpoints are not supported by this build".to_owned();
+            let failed = Report::SaveFailed(v1::SaveFailed { epoch: 9, why });
+            assert_eq!(answer, (order == checkpoint).then_some(failed));
+        }
+        obey(&mut said(vec![drain]), &Drain::default(), &Reports::new().0).await.expect("an end in order");
+    }
+
+    /// What a newer service might say: a field that this process has never heard of.
+    #[test]
+    fn an_order_of_another_version_is_one_without_content() {
+        let encoded: &[u8] = &[0xfa, 0x3f, 0];
+        let order =
+            <v1::ProcessOrder as prost::Message>::decode(encoded).expect("fields that are not known are passed over");
+        assert_eq!(order.order, None);
+    }
+
+    #[test]
+    fn only_a_peer_that_does_not_answer_is_a_lost_one() {
+        let io = |kind: std::io::ErrorKind| ClusterError::Io { peer: 1, address: "host:1".into(), source: kind.into() };
+        let cases = [
+            (io(std::io::ErrorKind::ConnectionRefused), true),
+            (io(std::io::ErrorKind::UnexpectedEof), true),
+            (ClusterError::Absent(1), true),
+            (ClusterError::Refused { peer: 1, address: "host:1".into(), verdict: Verdict::Stale }, false),
+            (ClusterError::Impostor { peer: 1, address: "host:1".into() }, false),
+        ];
+        for (error, lost_peer) in cases {
+            let message = error.to_string();
+            assert_eq!(Failure::from(error), Failure { message, lost_peer });
+        }
     }
 }

@@ -36,7 +36,9 @@ struct Inner {
 struct Agent {
     host: String,
     capacity: usize,
-    orders: mpsc::Sender<Order>,
+    /// Bounded by its places: each has at most a start and a kill that are not taken, because it is given back only when
+    /// the agent tells of the end.
+    orders: mpsc::UnboundedSender<Order>,
     /// Its processes; a place that is reserved counts too.
     places: usize,
     running: HashMap<ProcessName, OnEnd>,
@@ -52,7 +54,7 @@ pub(super) struct Place {
 
 impl Agents {
     /// An agent is there. It gets its orders by the channel's other end.
-    pub fn join(&self, host: String, capacity: usize, orders: mpsc::Sender<Order>) -> AgentId {
+    pub fn join(&self, host: String, capacity: usize, orders: mpsc::UnboundedSender<Order>) -> AgentId {
         let mut inner = self.lock();
         inner.next += 1;
         let id = AgentId(inner.next);
@@ -128,9 +130,9 @@ impl Agents {
     pub(super) fn kill(&self, process: &ProcessName) {
         let inner = self.lock();
         let agent = inner.agents.values().find(|agent| agent.running.contains_key(process));
-        // An agent so far behind that its orders pile up ends its processes when its stream is closed for it.
+        // Fails when the agent is about to leave, and its processes are lost with it.
         if let Some(agent) = agent
-            && agent.orders.try_send(Order::Kill(process.clone())).is_err()
+            && agent.orders.send(Order::Kill(process.clone())).is_err()
         {
             tracing::warn!(%process, host = %agent.host, "an agent takes no orders");
         }
@@ -152,7 +154,7 @@ impl Place {
             return;
         };
         let order = Order::Start { process: process.clone(), token, processes };
-        if agent.orders.try_send(order).is_err() {
+        if agent.orders.send(order).is_err() {
             let host = agent.host.clone();
             // Not used: the place is given back on return.
             drop(inner);
@@ -187,10 +189,10 @@ mod tests {
         ProcessName { job: JobId::named("job"), generation: Generation(1), index }
     }
 
-    fn agents(capacities: &[usize]) -> (Arc<Agents>, Vec<(AgentId, mpsc::Receiver<Order>)>) {
+    fn agents(capacities: &[usize]) -> (Arc<Agents>, Vec<(AgentId, mpsc::UnboundedReceiver<Order>)>) {
         let agents = Arc::new(Agents::default());
         let joined = capacities.iter().map(|capacity| {
-            let (orders, taken) = mpsc::channel(8);
+            let (orders, taken) = mpsc::unbounded_channel();
             (agents.join("host".into(), *capacity, orders), taken)
         });
         let joined = joined.collect();

@@ -6,8 +6,10 @@ use tokio::sync::mpsc;
 
 use super::Supervisor;
 use super::attempt::Signal;
+use super::checkpoints::Part;
+use super::coordinator::Epoch;
 use crate::agent::ProcessName;
-use crate::control::v1;
+use crate::control::{part, v1};
 use crate::job::{Generation, Job, JobMetrics, Message, same_secret};
 
 /// A job whose processes may attach.
@@ -51,9 +53,11 @@ pub enum AttachRefused {
     Index(ProcessName),
 }
 
-/// A process that was let in. What it reports about itself goes to the job; what moves the job goes to its task.
+/// A process that was let in. What it reports about itself goes to the job, which listens to the present generation only;
+/// what moves the job goes to the task of its attempt, and to nobody when that is over.
 #[derive(Debug)]
 pub struct Attachment {
+    generation: Generation,
     index: u32,
     job: Arc<Job>,
     signals: mpsc::UnboundedSender<Signal>,
@@ -66,7 +70,7 @@ impl Supervisor {
         process: ProcessName,
         token: &str,
         cluster_address: String,
-    ) -> Result<(Attachment, mpsc::Receiver<v1::ProcessOrder>), AttachRefused> {
+    ) -> Result<(Attachment, mpsc::UnboundedReceiver<v1::ProcessOrder>), AttachRefused> {
         let live = self.lock_live();
         let Some(live) = live.get(&process.job) else { return Err(AttachRefused::Unexpected(process)) };
         if process.generation < live.generation {
@@ -79,9 +83,14 @@ impl Supervisor {
         if process.index as usize >= live.processes {
             return Err(AttachRefused::Index(process));
         }
-        // A deployment, a drain and a stop: there is nothing else to say.
-        let (orders, taken) = mpsc::channel(3);
-        let attachment = Attachment { index: process.index, job: Arc::clone(&live.job), signals: live.signals.clone() };
+        // Bounded by what there is to say: a deployment, a drain, a stop, and two orders for the one checkpoint under way.
+        let (orders, taken) = mpsc::unbounded_channel();
+        let attachment = Attachment {
+            generation: live.generation,
+            index: process.index,
+            job: Arc::clone(&live.job),
+            signals: live.signals.clone(),
+        };
         attachment.signal(Signal::Attached { index: process.index, cluster_address, orders });
         Ok((attachment, taken))
     }
@@ -96,17 +105,32 @@ impl Attachment {
             // Said twice, it says nothing.
             Report::Hello(_) => {}
             Report::Started(_) => self.signal(Signal::Started { index }),
-            Report::Message(message) => self.job.say(Message::from(message)),
+            Report::Message(message) => {
+                self.job.say_for(self.generation, Message::from(message));
+            }
             Report::Metrics(metrics) => {
                 let v1::Metrics { committed, running, bundles } = metrics;
-                self.job.set_metrics(index, JobMetrics { committed, running, bundles });
+                self.job.set_metrics(self.generation, index, JobMetrics { committed, running, bundles });
             }
             Report::Completed(_) => self.signal(Signal::Completed { index }),
-            Report::Failed(failed) => self.signal(Signal::Failed { index, message: failed.message }),
+            Report::Saved(v1::Saved { epoch, parts }) => {
+                let epoch = Epoch(epoch);
+                let parts: Result<Vec<Part>, _> = parts.into_iter().map(part).collect();
+                self.signal(match parts {
+                    Ok(parts) => Signal::Saved { index, epoch, parts },
+                    Err(why) => Signal::SaveFailed { index, epoch, why: why.to_string() },
+                });
+            }
+            Report::SaveFailed(v1::SaveFailed { epoch, why }) => {
+                self.signal(Signal::SaveFailed { index, epoch: Epoch(epoch), why });
+            }
+            Report::Failed(v1::Failed { message, lost_peer }) => {
+                self.signal(Signal::Failed { index, message, lost_peer })
+            }
         }
     }
 
-    /// The job's task is gone when the job is over, and nobody cares any more.
+    /// The attempt's task is gone when it is over, and nobody cares any more.
     fn signal(&self, signal: Signal) {
         let _ = self.signals.send(signal);
     }

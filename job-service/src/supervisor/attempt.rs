@@ -1,18 +1,23 @@
 //! One attempt to run a job: its processes from their start to their end.
+//!
+//! An attempt that is not the job's last returns when every process of it has ended: two attempts never run side by side.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ferrobeam_runner::state::StoreKind;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::SupervisorConfig;
 use super::agents::{Agents, Place};
+use super::checkpoints::{Checkpoints, Part, Todo};
+use super::coordinator::{Epoch, Event};
 use crate::agent::{EXITED, ProcessName};
 use crate::control::v1;
-use crate::job::{Generation, Job, State};
+use crate::control::v1::process_order::Order;
+use crate::job::{Generation, Importance, Job, Message, State};
 use crate::options::JobOptions;
 
 /// What moves a job.
@@ -21,7 +26,7 @@ pub(super) enum Signal {
     Attached {
         index: u32,
         cluster_address: String,
-        orders: mpsc::Sender<v1::ProcessOrder>,
+        orders: mpsc::UnboundedSender<v1::ProcessOrder>,
     },
     Started {
         index: u32,
@@ -32,6 +37,17 @@ pub(super) enum Signal {
     Failed {
         index: u32,
         message: String,
+        lost_peer: bool,
+    },
+    Saved {
+        index: u32,
+        epoch: Epoch,
+        parts: Vec<Part>,
+    },
+    SaveFailed {
+        index: u32,
+        epoch: Epoch,
+        why: String,
     },
     /// The process is gone. That its connection is gone says less: one that lost the service ends by itself.
     Ended {
@@ -44,11 +60,14 @@ pub(super) enum Signal {
 #[derive(Debug)]
 pub(super) enum Outcome {
     Done,
+    /// The job cannot go on, and would not if it was run again.
     Failed(String),
+    /// A process of the job is lost.
+    Lost(String),
     Cancelled,
 }
 
-/// All that the processes are sent but their addresses.
+/// All that the processes are sent but what differs from one attempt to the next.
 #[derive(Debug)]
 pub(super) struct Deployable(v1::Deployment);
 
@@ -60,7 +79,6 @@ impl Deployable {
         workers: usize,
         memory: u64,
         store: StoreKind,
-        retrieval_token: &str,
     ) -> Deployable {
         let submission = job.submission();
         Deployable(v1::Deployment {
@@ -71,7 +89,7 @@ impl Deployable {
             cluster_addresses: Vec::new(),
             workers: u32::try_from(workers).unwrap_or(u32::MAX),
             memory,
-            retrieval_token: retrieval_token.to_owned(),
+            retrieval_token: String::new(),
             limits: Some(v1::Limits {
                 max_bundle_elements: options.max_bundle_size.map_or(0, |n| n.get() as u64),
                 bundle_attempts: options.retries.map_or(0, |n| n.saturating_add(1)),
@@ -84,7 +102,13 @@ impl Deployable {
             }),
             store: v1::Store::from(store).into(),
             draining: options.draining,
+            checkpoints: None,
         })
+    }
+
+    /// For an attempt whose processes know `token`, and that takes these checkpoints.
+    pub(super) fn deployment(&self, token: &str, checkpoints: Option<v1::Checkpoints>) -> v1::Deployment {
+        v1::Deployment { retrieval_token: token.to_owned(), checkpoints, ..self.0.clone() }
     }
 }
 
@@ -96,19 +120,18 @@ pub(super) struct Attempt {
     agents: Arc<Agents>,
     config: SupervisorConfig,
     signals: mpsc::UnboundedReceiver<Signal>,
-    deployable: Deployable,
+    deployment: v1::Deployment,
     processes: Vec<Process>,
     started: BTreeSet<u32>,
     completed: BTreeSet<u32>,
     draining: bool,
-    /// Given back when the processes are gone.
-    _slot: OwnedSemaphorePermit,
 }
 
 #[derive(Debug, Default)]
 struct Process {
     cluster_address: String,
-    orders: Option<mpsc::Sender<v1::ProcessOrder>>,
+    /// Never full; a process that is gone takes none, and its end is heard of.
+    orders: Option<mpsc::UnboundedSender<v1::ProcessOrder>>,
     ended: bool,
 }
 
@@ -131,8 +154,7 @@ impl Attempt {
         agents: Arc<Agents>,
         config: SupervisorConfig,
         signals: mpsc::UnboundedReceiver<Signal>,
-        deployable: Deployable,
-        slot: OwnedSemaphorePermit,
+        deployment: v1::Deployment,
     ) -> Attempt {
         Attempt {
             job,
@@ -140,12 +162,11 @@ impl Attempt {
             agents,
             config,
             signals,
-            deployable,
+            deployment,
             processes: Vec::new(),
             started: BTreeSet::new(),
             completed: BTreeSet::new(),
             draining: false,
-            _slot: slot,
         }
     }
 
@@ -166,8 +187,8 @@ impl Attempt {
         ProcessName { job: self.job.id().clone(), generation: self.generation, index }
     }
 
-    /// Runs to the end of the job. After [`Outcome::Done`] processes may still be on their way out.
-    pub(super) async fn run(&mut self) -> Outcome {
+    /// Runs to the end of the attempt. After [`Outcome::Done`] processes may still be on their way out.
+    pub(super) async fn run(&mut self, checkpoints: &mut Option<Checkpoints>) -> Outcome {
         let mut cancelled = self.job.cancelled();
         let mut drained = self.job.drained();
         let mut phase = Phase::Attaching(Instant::now() + self.config.attach_timeout);
@@ -179,41 +200,74 @@ impl Attempt {
             let runs = matches!(phase, Phase::Attaching(_) | Phase::Working);
             phase = tokio::select! {
                 signal = self.signals.recv() => match signal {
-                    Some(signal) => self.take(signal, phase),
+                    Some(signal) => self.take(signal, phase, checkpoints),
                     // The job's entry for attaching holds a sender until this returns.
-                    None => return Outcome::Failed("the job's processes are gone".to_owned()),
+                    None => return Outcome::Lost("the job's processes are gone".to_owned()),
                 },
                 _ = cancelled.wait_for(|cancelled| *cancelled), if runs => self.stop(Outcome::Cancelled),
                 _ = drained.wait_for(|drained| *drained), if runs && !self.draining => {
                     self.draining = true;
                     if let Phase::Working = phase {
-                        self.send_drain();
+                        self.tell_all(&Order::Drain(v1::Drain {}));
+                        self.checkpointed(checkpoints, Event::Drain, phase)
+                    } else {
+                        phase
                     }
-                    phase
                 }
+                event = event(checkpoints) => self.checkpointed(checkpoints, event, phase),
                 () = until(deadline) => match phase {
-                    Phase::Attaching(_) => self.kill(Outcome::Failed(self.absent())),
+                    Phase::Attaching(_) => self.kill(Outcome::Lost(self.absent())),
                     Phase::Stopping(_, outcome) => self.kill(outcome),
                     other => other,
                 },
             };
+            if let Phase::Stopping(_, outcome) | Phase::Killed(outcome) = &phase {
+                // Said again, it says nothing.
+                let over = if let Outcome::Lost(_) = outcome { Event::ProcessLost } else { Event::Stop };
+                self.checkpoint(checkpoints, over);
+            }
             phase = match phase {
                 Phase::Attaching(_) if self.processes.iter().all(|p| p.orders.is_some()) => {
                     self.deploy();
                     Phase::Working
                 }
-                Phase::Working if self.completed.len() == self.processes.len() => return Outcome::Done,
+                Phase::Working if self.completed.len() == self.processes.len() => {
+                    self.checkpoint(checkpoints, Event::Stop);
+                    return Outcome::Done;
+                }
                 Phase::Stopping(_, outcome) | Phase::Killed(outcome) if self.all_ended() => return outcome,
                 other => other,
             };
         }
     }
 
-    fn take(&mut self, signal: Signal, phase: Phase) -> Phase {
+    /// Takes an event of the job's checkpoints; says why the attempt cannot go on, if that follows.
+    fn checkpoint(&self, checkpoints: &mut Option<Checkpoints>, event: Event<Vec<Part>>) -> Option<String> {
+        let mut failed = None;
+        for todo in checkpoints.iter_mut().flat_map(|checkpoints| checkpoints.step(self.generation, event.clone())) {
+            match todo {
+                Todo::Tell(order) => self.tell_all(&order),
+                Todo::Warn(text) => self.job.say(Message::now(Importance::Warning, text)),
+                Todo::Fail(why) => failed = Some(why),
+            }
+        }
+        failed
+    }
+
+    /// As [`Attempt::checkpoint`], for an attempt that may be stopped by it.
+    fn checkpointed(&self, checkpoints: &mut Option<Checkpoints>, event: Event<Vec<Part>>, phase: Phase) -> Phase {
+        match (self.checkpoint(checkpoints, event), phase) {
+            // What a checkpoint fails of may not be there the next time, so the job may be run again.
+            (Some(why), Phase::Attaching(_) | Phase::Working) => self.stop(Outcome::Lost(why)),
+            (_, phase) => phase,
+        }
+    }
+
+    fn take(&mut self, signal: Signal, phase: Phase, checkpoints: &mut Option<Checkpoints>) -> Phase {
         match signal {
             Signal::Attached { index, cluster_address, orders } => {
                 if let Phase::Stopping(..) = phase {
-                    let _ = orders.try_send(stop_order());
+                    send(&orders, Order::Stop(v1::Stop {}));
                 }
                 if let Some(process) = self.processes.get_mut(index as usize) {
                     process.cluster_address = cluster_address;
@@ -222,23 +276,37 @@ impl Attempt {
                 phase
             }
             Signal::Started { index } => {
-                self.started.insert(index);
-                if self.started.len() == self.processes.len() {
-                    self.job.enter(State::Running);
+                if !self.started.insert(index) || self.started.len() < self.processes.len() {
+                    return phase;
                 }
-                phase
+                self.job.enter(State::Running);
+                match (checkpoints.as_ref().map(|checkpoints| checkpoints.started(self.processes.len())), phase) {
+                    (Some(started), Phase::Working) => self.checkpointed(checkpoints, started, Phase::Working),
+                    (_, phase) => phase,
+                }
+            }
+            Signal::Saved { index, epoch, parts } => {
+                self.checkpointed(checkpoints, Event::Saved { process: index, epoch, parts }, phase)
+            }
+            Signal::SaveFailed { index, epoch, why } => {
+                self.checkpointed(checkpoints, Event::SaveFailed { process: index, epoch, why }, phase)
             }
             Signal::Completed { index } => {
                 self.completed.insert(index);
                 phase
             }
-            Signal::Failed { index, message } => match phase {
-                Phase::Attaching(_) | Phase::Working => {
-                    tracing::debug!(job = %self.job.id(), index, "a process reports that its job failed");
-                    self.stop(Outcome::Failed(message))
+            Signal::Failed { index, message, lost_peer } => {
+                let outcome = if lost_peer { Outcome::Lost(message) } else { Outcome::Failed(message) };
+                match phase {
+                    Phase::Attaching(_) | Phase::Working => {
+                        tracing::debug!(process = %self.name(index), "reports that its job failed");
+                        self.stop(outcome)
+                    }
+                    // It was on its way when a process was lost. It would fail again.
+                    Phase::Stopping(deadline, Outcome::Lost(_)) if !lost_peer => Phase::Stopping(deadline, outcome),
+                    other => other,
                 }
-                other => other,
-            },
+            }
             Signal::Ended { index, how } => {
                 let mut attached = false;
                 if let Some(process) = self.processes.get_mut(index as usize) {
@@ -251,12 +319,18 @@ impl Attempt {
                 };
                 match phase {
                     Phase::Attaching(_) | Phase::Working if !self.completed.contains(&index) => {
-                        self.stop(Outcome::Failed(format!("{of} {how}")))
+                        self.stop(Outcome::Lost(format!("{of} {how}")))
                     }
                     // Nobody here kills a process that was asked to stop: it was lost, and what another said of it first
                     // may be no more than that it does not answer.
-                    Phase::Stopping(deadline, Outcome::Failed(message)) if attached && !how.starts_with(EXITED) => {
-                        Phase::Stopping(deadline, Outcome::Failed(format!("{message}\n\nMeanwhile {of} {how}")))
+                    Phase::Stopping(deadline, outcome) if attached && !how.starts_with(EXITED) => {
+                        let meanwhile = |message| format!("{message}\n\nMeanwhile {of} {how}");
+                        let outcome = match outcome {
+                            Outcome::Failed(message) => Outcome::Failed(meanwhile(message)),
+                            Outcome::Lost(message) => Outcome::Lost(meanwhile(message)),
+                            other => other,
+                        };
+                        Phase::Stopping(deadline, outcome)
                     }
                     other => other,
                 }
@@ -265,21 +339,16 @@ impl Attempt {
     }
 
     fn deploy(&self) {
-        let mut deployment = self.deployable.0.clone();
+        let mut deployment = self.deployment.clone();
         deployment.cluster_addresses = self.processes.iter().map(|p| p.cluster_address.clone()).collect();
         deployment.draining |= self.draining;
-        for orders in self.processes.iter().filter_map(|p| p.orders.as_ref()) {
-            // The first of three orders always finds room; a process that is gone is heard of.
-            let order = v1::process_order::Order::Deployment(deployment.clone());
-            let _ = orders.try_send(v1::ProcessOrder { order: Some(order) });
-        }
+        self.tell_all(&Order::Deployment(deployment));
     }
 
-    /// Tells every process to drain. Sent once, it finds room.
-    fn send_drain(&self) {
+    /// Gives every process that is there an order.
+    fn tell_all(&self, order: &Order) {
         for orders in self.processes.iter().filter_map(|p| p.orders.as_ref()) {
-            let order = v1::process_order::Order::Drain(v1::Drain {});
-            let _ = orders.try_send(v1::ProcessOrder { order: Some(order) });
+            send(orders, order.clone());
         }
     }
 
@@ -287,9 +356,7 @@ impl Attempt {
     fn stop(&self, outcome: Outcome) -> Phase {
         for (index, process) in (0..).zip(&self.processes).filter(|(_, p)| !p.ended) {
             match &process.orders {
-                Some(orders) => {
-                    let _ = orders.try_send(stop_order());
-                }
+                Some(orders) => send(orders, Order::Stop(v1::Stop {})),
                 // It has not attached, so it has nothing to tear down.
                 None => self.agents.kill(&self.name(index)),
             }
@@ -328,7 +395,7 @@ impl Attempt {
         while !self.all_ended() {
             tokio::select! {
                 signal = self.signals.recv() => match signal {
-                    Some(signal) => { self.take(signal, Phase::Killed(Outcome::Done)); }
+                    Some(signal) => { self.take(signal, Phase::Killed(Outcome::Done), &mut None); }
                     None => return,
                 },
                 () = until(grace) => {
@@ -344,14 +411,23 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn stop_order() -> v1::ProcessOrder {
-    v1::ProcessOrder { order: Some(v1::process_order::Order::Stop(v1::Stop {})) }
+/// Fails only for a process that is gone, whose end is heard of.
+fn send(orders: &mpsc::UnboundedSender<v1::ProcessOrder>, order: Order) {
+    let _ = orders.send(v1::ProcessOrder { order: Some(order) });
 }
 
 /// Never, without a deadline.
-async fn until(deadline: Option<Instant>) {
+pub(super) async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending::<()>().await,
+    }
+}
+
+/// Never, without checkpoints.
+async fn event(checkpoints: &mut Option<Checkpoints>) -> Event<Vec<Part>> {
+    match checkpoints {
+        Some(checkpoints) => checkpoints.event().await,
+        None => std::future::pending().await,
     }
 }

@@ -1,9 +1,13 @@
 //! The supervisor: owns a job from `Run` to its final state.
 //!
 //! Each job has one task, which is the only one to move the job's state. It waits for its turn, reserves places with
-//! agents, has processes started, sends them the plan when all have attached, and listens. A job of bounded input keeps
-//! no checkpoint: whatever ends one of its processes early ends the job, and the other processes with it. What a
-//! process reports counts only with the token of the present generation.
+//! agents, has processes started, sends them the plan when all have attached, and listens.
+//!
+//! A job that loses a process is run again, if it asked for that: all processes of the attempt are stopped, their places
+//! given back, and after a pause the next generation starts, with a token of its own and with workers of its own in its
+//! environments. What a process reports counts only with the token of the present generation, and of a job's metrics
+//! only those of the present generation are left. To clients the job goes on RUNNING, or STARTING: the Job API has no
+//! state for it, and a job that leaves RUNNING has ended for some of them. Its messages say what happens.
 //!
 //! Stopping is asked first, so that user code is torn down and environments end by themselves, and enforced after a
 //! grace. A job is not seen to have ended before its environments were given that chance: a client that lent its own
@@ -12,24 +16,33 @@
 mod agents;
 mod attach;
 mod attempt;
+mod checkpoints;
+mod coordinator;
+mod restart;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ferrobeam_runner::plan::Plan;
 use prost::Message as _;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::Instant;
 
 pub use agents::{AgentId, Agents};
 pub use attach::{AttachRefused, Attachment};
+pub use checkpoints::{CheckpointStorage, Manifest, ManifestError, ManifestStore, Part, Restorable, SavedFile};
+pub use coordinator::{Epoch, Purpose};
 
 use crate::artifacts::{RetrievalGrants, Staged};
 use crate::job::{Generation, Importance, Job, JobId, Jobs, Message, Preparation, State, secret};
 use crate::metrics;
-use crate::options::{JobOptions, StateBackend};
+use crate::options::StateBackend;
 use attempt::{Attempt, Deployable, Outcome};
+use checkpoints::Checkpoints;
+use restart::{History, Loss, RestartPolicy, Verdict};
 
 /// What the supervisor is told once.
 #[derive(Clone, Debug)]
@@ -48,6 +61,8 @@ pub struct SupervisorConfig {
     pub grace: Duration,
     /// How long processes may take to attach once they are started.
     pub attach_timeout: Duration,
+    /// Where checkpoints are kept; `None`: no job takes any, whatever it asks for.
+    pub checkpoints: Option<CheckpointStorage>,
 }
 
 /// See the module.
@@ -89,13 +104,14 @@ impl Supervisor {
         let running = Running::count(Arc::clone(self));
         tokio::spawn(async move {
             let this = Arc::clone(&running.0);
-            let reaper = this.run(&job, preparation).await;
+            let leaving = this.run(&job, preparation).await;
             for gone in this.jobs.retire() {
                 tracing::debug!(job = %gone, "the record of a job is gone");
             }
             // The job is over for everybody but its processes, which take a moment to end.
-            if let Some(attempt) = reaper {
+            if let Some(Leaving { attempt, slot }) = leaving {
                 attempt.reap().await;
+                drop(slot);
             }
             drop(running);
         });
@@ -130,37 +146,94 @@ impl Supervisor {
         let _ = running.wait_for(|running| *running == 0).await;
     }
 
-    async fn run(self: &Arc<Self>, job: &Arc<Job>, preparation: Preparation) -> Option<Attempt> {
-        let mut cancelled = job.cancelled();
+    /// Returns the last attempt, if processes of it may still be there.
+    async fn run(self: &Arc<Self>, job: &Arc<Job>, preparation: Preparation) -> Option<Leaving> {
         let count = preparation.options.processes.unwrap_or(self.config.processes).get();
-        let admitted = tokio::select! {
-            admitted = self.admit(job, count) => admitted,
+        let (outcome, leaving) = match self.turn(job).await {
+            Ok(slot) => match self.work(job, preparation, count) {
+                Ok(mut work) => self.attempts(job, &mut work, slot).await,
+                Err(reason) => (Outcome::Failed(reason), None),
+            },
+            Err(outcome) => (outcome, None),
+        };
+        finish(job, outcome);
+        leaving
+    }
+
+    /// Runs a job until it ends or is not run again.
+    async fn attempts(
+        self: &Arc<Self>,
+        job: &Arc<Job>,
+        work: &mut Work,
+        slot: OwnedSemaphorePermit,
+    ) -> (Outcome, Option<Leaving>) {
+        let mut generation = Generation(1);
+        let mut history = History::default();
+        loop {
+            job.begin(generation);
+            let mut begun = Instant::now();
+            let (outcome, attempt) = match self.beginning(job, generation, work).await {
+                Ok(()) => match self.places(job, work.processes).await {
+                    Ok(places) => {
+                        begun = Instant::now();
+                        self.attempt(job, generation, work, places).await
+                    }
+                    Err(outcome) => (outcome, None),
+                },
+                Err(outcome) => (outcome, None),
+            };
+            let Outcome::Lost(how) = outcome else {
+                return (outcome, attempt.map(|attempt| Leaving { attempt, slot }));
+            };
+            let mut cancelled = job.cancelled();
+            if *cancelled.borrow() {
+                return (Outcome::Cancelled, None);
+            }
+            let loss = Loss { how, ran: begun.elapsed() };
+            let from = if work.checkpoints.is_some() { "its latest checkpoint" } else { "its start" };
+            let (delay, message) = match work.restarts.decide(&history, &loss, from) {
+                Verdict::Restart { delay, message } => (delay, message),
+                Verdict::GiveUp { message } => return (Outcome::Failed(message), None),
+            };
+            history.push(&loss);
+            generation = generation.next();
+            job.begin(generation);
+            job.say(Message::now(Importance::Warning, message));
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                // Fails only when the sender, which the job holds, is gone.
+                _ = cancelled.wait_for(|cancelled| *cancelled) => return (Outcome::Cancelled, None),
+            }
+        }
+    }
+
+    /// Finds what an attempt of a job with checkpoints begins from.
+    async fn beginning(&self, job: &Job, generation: Generation, work: &mut Work) -> Result<(), Outcome> {
+        let Some(checkpoints) = &mut work.checkpoints else { return Ok(()) };
+        let mut cancelled = job.cancelled();
+        let from = tokio::select! {
+            from = checkpoints.prepare(generation) => from.map_err(Outcome::Lost)?,
             // Fails only when the sender, which the job holds, is gone.
-            _ = cancelled.wait_for(|cancelled| *cancelled) => {
-                finish(job, Outcome::Cancelled);
-                return None;
-            }
+            _ = cancelled.wait_for(|cancelled| *cancelled) => return Err(Outcome::Cancelled),
         };
-        let (slot, places) = match admitted {
-            Ok(admitted) => admitted,
-            Err(reason) => {
-                finish(job, Outcome::Failed(reason));
-                return None;
-            }
-        };
+        if generation > Generation(1) {
+            job.say(Message::now(Importance::Basic, format!("the job goes on from {from}")));
+        }
+        Ok(())
+    }
+
+    /// Runs a job once. Whoever says that it is a process of this generation is let in for as long.
+    async fn attempt(
+        self: &Arc<Self>,
+        job: &Arc<Job>,
+        generation: Generation,
+        work: &mut Work,
+        places: Vec<agents::Place>,
+    ) -> (Outcome, Option<Attempt>) {
         let token = secret();
-        let staged = preparation.staging.staged().unwrap_or_default();
-        let deployable = match self.deployable(job, &preparation.options, preparation.plan, &staged, count, &token) {
-            Ok(deployable) => deployable,
-            Err(reason) => {
-                finish(job, Outcome::Failed(reason));
-                return None;
-            }
-        };
-        self.grants.grant(&token, staged.contents);
+        self.grants.grant(&token, work.staged.contents.clone());
         let (signals, received) = mpsc::unbounded_channel();
-        let generation = Generation(1);
-        let live = attach::Live::new(Arc::clone(job), generation, token.clone(), count, signals.clone());
+        let live = attach::Live::new(Arc::clone(job), generation, token.clone(), places.len(), signals.clone());
         self.lock_live().insert(job.id().clone(), live);
         let mut attempt = Attempt::new(
             Arc::clone(job),
@@ -168,25 +241,29 @@ impl Supervisor {
             Arc::clone(&self.agents),
             self.config.clone(),
             received,
-            deployable,
-            slot,
+            work.deployable.deployment(&token, work.checkpoints.as_ref().map(Checkpoints::deployment)),
         );
         attempt.start(places, &token, &signals);
-        let outcome = attempt.run().await;
+        let outcome = attempt.run(&mut work.checkpoints).await;
         self.lock_live().remove(job.id());
         self.grants.revoke(&token);
-        finish(job, outcome);
-        Some(attempt)
+        (outcome, Some(attempt))
     }
 
-    /// Waits for the job's turn, and for places for its processes.
-    async fn admit(
-        &self,
-        job: &Job,
-        count: usize,
-    ) -> Result<(tokio::sync::OwnedSemaphorePermit, Vec<agents::Place>), String> {
-        let slot = Arc::clone(&self.slots).acquire_owned().await;
-        let slot = slot.map_err(|_| "the service is stopping".to_owned())?;
+    /// Waits for the job's turn.
+    async fn turn(&self, job: &Job) -> Result<OwnedSemaphorePermit, Outcome> {
+        let mut cancelled = job.cancelled();
+        tokio::select! {
+            slot = Arc::clone(&self.slots).acquire_owned() => {
+                slot.map_err(|_| Outcome::Failed("the service is stopping".to_owned()))
+            }
+            // Fails only when the sender, which the job holds, is gone.
+            _ = cancelled.wait_for(|cancelled| *cancelled) => Err(Outcome::Cancelled),
+        }
+    }
+
+    /// Waits for places for the job's processes.
+    async fn places(&self, job: &Job, count: usize) -> Result<Vec<agents::Place>, Outcome> {
         let capacity = self.agents.capacity();
         if capacity < count {
             let text = format!(
@@ -195,18 +272,18 @@ impl Supervisor {
             );
             job.say(Message::now(Importance::Warning, text));
         }
-        Ok((slot, self.agents.reserve(count).await))
+        let mut cancelled = job.cancelled();
+        tokio::select! {
+            places = self.agents.reserve(count) => Ok(places),
+            // Fails only when the sender, which the job holds, is gone.
+            _ = cancelled.wait_for(|cancelled| *cancelled) => Err(Outcome::Cancelled),
+        }
     }
 
-    fn deployable(
-        &self,
-        job: &Job,
-        options: &JobOptions,
-        mut plan: Plan,
-        staged: &Staged,
-        count: usize,
-        token: &str,
-    ) -> Result<Deployable, String> {
+    /// What every attempt to run a job needs.
+    fn work(&self, job: &Job, preparation: Preparation, processes: usize) -> Result<Work, String> {
+        let Preparation { options, mut plan, staging, .. } = preparation;
+        let staged = staging.staged().unwrap_or_default();
         for environment in &mut plan.environments {
             let id = environment.name.clone();
             let wrong = |e: &dyn std::fmt::Display| format!("environment {id}: {e}");
@@ -218,16 +295,46 @@ impl Supervisor {
         let store = options.state_backend.unwrap_or(self.config.state_backend).store();
         let plan = postcard::to_stdvec(&plan).map_err(|e| format!("the plan cannot be encoded: {e}"))?;
         let workers = match options.parallelism {
-            Some(parallelism) => parallelism.get().div_ceil(count),
+            Some(parallelism) => parallelism.get().div_ceil(processes),
             None => self.config.workers.get(),
         };
         let memory = options.memory.unwrap_or(self.config.memory);
-        Ok(Deployable::new(job, options, plan, workers, memory, store, token))
+        let checkpoints = options.checkpoints.as_ref().zip(self.config.checkpoints.clone()).map(|(asked, storage)| {
+            let (checkpoints, remarks) = Checkpoints::new(job.id().clone(), asked, storage);
+            for remark in remarks {
+                job.say(Message::now(Importance::Basic, remark));
+            }
+            checkpoints
+        });
+        Ok(Work {
+            processes,
+            staged,
+            restarts: RestartPolicy::new(options.retries, options.retry_delay, checkpoints.is_some()),
+            deployable: Deployable::new(job, &options, plan, workers, memory, store),
+            checkpoints,
+        })
     }
 
     fn lock_live(&self) -> MutexGuard<'_, HashMap<JobId, attach::Live>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What outlives an attempt to run a job.
+#[derive(Debug)]
+struct Work {
+    processes: usize,
+    staged: Staged,
+    deployable: Deployable,
+    restarts: RestartPolicy,
+    checkpoints: Option<Checkpoints>,
+}
+
+/// The last attempt of a job that has ended. Its processes are on their way out.
+struct Leaving {
+    attempt: Attempt,
+    /// Given back when they are gone.
+    slot: OwnedSemaphorePermit,
 }
 
 /// A job that was being cancelled when it ended otherwise was cancelled, and one that was being drained was drained: the
@@ -237,7 +344,7 @@ fn finish(job: &Job, outcome: Outcome) {
     let ended = match outcome {
         Outcome::Done => job.enter(State::Done) || job.enter(State::Drained),
         Outcome::Cancelled => false,
-        Outcome::Failed(reason) => job.fail(reason),
+        Outcome::Failed(reason) | Outcome::Lost(reason) => job.fail(reason),
     };
     if !ended {
         job.enter(State::Cancelled);

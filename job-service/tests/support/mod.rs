@@ -1,6 +1,8 @@
 //! A real service on free ports, clients of it, and pipelines to submit.
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test binary uses its own part")]
 
+pub mod harness;
+
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
@@ -177,6 +179,14 @@ pub async fn run(client: &mut Jobs, preparation_id: &str) -> Result<String, Stat
 
 pub async fn submit(client: &mut Jobs, pipeline: pb::Pipeline) -> String {
     let prepared = prepare(client, pipeline).await.expect("a good pipeline");
+    run(client, &prepared.preparation_id).await.expect("prepared")
+}
+
+/// Submits a pipeline whose job may be run again so often, without a pause to speak of.
+pub async fn submit_with_retries(client: &mut Jobs, pipeline: pb::Pipeline, retries: u32) -> String {
+    let mut options = text("number_of_execution_retries", &retries.to_string());
+    options.fields.extend(text("execution_retry_delay", "1").fields);
+    let prepared = prepare_with(client, pipeline, options).await.expect("a good pipeline");
     run(client, &prepared.preparation_id).await.expect("prepared")
 }
 

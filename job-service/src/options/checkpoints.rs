@@ -1,0 +1,93 @@
+//! What a job asks of its checkpoints: Flink's options.
+
+use std::num::{NonZeroU64, NonZeroUsize};
+
+use super::Reader;
+
+/// What a job that wants checkpoints asks of them. `None`: it did not. Times in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointOptions {
+    /// From the begin of one to the begin of the next.
+    pub interval: NonZeroU64,
+    /// How long one may take.
+    pub timeout: Option<NonZeroU64>,
+    /// From the end of one to the begin of the next.
+    pub min_pause: Option<u64>,
+    /// How many may be under way at a time.
+    pub concurrent: Option<NonZeroU64>,
+    /// One that fails fails the job's attempt. Beam's Flink runner hands this to Flink's
+    /// `setFailOnCheckpointingErrors`, which tolerates no failure or any number.
+    pub fail_on_errors: bool,
+    /// How many are kept. Flink's `state.checkpoints.num-retained`, whose default is 1; no option of Beam's sets it.
+    pub retained: NonZeroUsize,
+}
+
+impl CheckpointOptions {
+    /// All defaults but the interval.
+    pub const fn every(interval: NonZeroU64) -> CheckpointOptions {
+        CheckpointOptions {
+            interval,
+            timeout: None,
+            min_pause: None,
+            concurrent: None,
+            fail_on_errors: true,
+            retained: NonZeroUsize::MIN,
+        }
+    }
+
+    /// `None` without an interval, whatever else is asked.
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<CheckpointOptions> {
+        let mut positive = |name| {
+            let integer = reader.integer(name)?;
+            NonZeroU64::new(u64::try_from(integer).ok()?)
+        };
+        let mut options = CheckpointOptions::every(positive("checkpointing_interval")?);
+        options.timeout = positive("checkpoint_timeout_millis");
+        options.min_pause = positive("min_pause_between_checkpoints").map(NonZeroU64::get);
+        options.concurrent = positive("num_concurrent_checkpoints");
+        options.fail_on_errors = reader.flag("fail_on_checkpointing_errors").unwrap_or(true);
+        Some(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_types::value::Kind;
+    use prost_types::{Struct, Value};
+
+    use super::*;
+
+    fn read(fields: &[(&str, &str)]) -> Option<CheckpointOptions> {
+        let value = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
+        let fields = fields.iter().map(|(name, text)| (format!("beam:option:{name}:v1"), value(text)));
+        super::super::parse(&Struct { fields: fields.collect() }).expect("good options").0.checkpoints
+    }
+
+    #[test]
+    fn without_an_interval_there_are_none() {
+        assert_eq!(read(&[("checkpoint_timeout_millis", "17")]), None);
+        assert_eq!(read(&[("checkpointing_interval", "-1")]), None);
+        let interval = NonZeroU64::new(500).expect("not zero");
+        assert_eq!(read(&[("checkpointing_interval", "500")]), Some(CheckpointOptions::every(interval)));
+    }
+
+    #[test]
+    fn all_that_is_asked_is_read() {
+        let all = [
+            ("checkpointing_interval", "500"),
+            ("checkpoint_timeout_millis", "17"),
+            ("min_pause_between_checkpoints", "18"),
+            ("num_concurrent_checkpoints", "3"),
+            ("fail_on_checkpointing_errors", "false"),
+        ];
+        let expected = CheckpointOptions {
+            interval: NonZeroU64::new(500).expect("not zero"),
+            timeout: NonZeroU64::new(17),
+            min_pause: Some(18),
+            concurrent: NonZeroU64::new(3),
+            fail_on_errors: false,
+            retained: NonZeroUsize::MIN,
+        };
+        assert_eq!(read(&all), Some(expected));
+    }
+}

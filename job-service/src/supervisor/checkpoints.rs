@@ -1,0 +1,249 @@
+//! The checkpoints of one job: the coordinator with a clock, and with somebody to write manifests.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::coordinator::{Coordinator, Decision, Epoch, Event, Purpose, Settings};
+use crate::control::v1;
+use crate::control::v1::process_order::Order;
+use crate::job::{Generation, JobId};
+use crate::options::CheckpointOptions;
+
+/// What one shard of an operator saved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The operator, by the name that a restored job knows it by.
+    pub operator: String,
+    /// Which of its shards.
+    pub shard: u32,
+    /// How many there are.
+    pub shards: u32,
+    /// What it saved.
+    pub files: Vec<SavedFile>,
+    /// How many records that are.
+    pub records: u64,
+}
+
+/// A file in the job's folder of the storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedFile {
+    /// Its name in the folder.
+    pub name: String,
+    /// The digest of its content.
+    pub sha256: [u8; 32],
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// Names all that makes up a checkpoint. It is one when this is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// The job.
+    pub job: JobId,
+    /// The attempt that saved the parts.
+    pub generation: Generation,
+    /// The number of the checkpoint.
+    pub epoch: Epoch,
+    /// Whether somebody asked for it.
+    pub purpose: Purpose,
+    /// What every process saved.
+    pub parts: Vec<Part>,
+}
+
+/// Why a manifest is not known to be written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// It certainly is not.
+    #[error("{0}")]
+    NotWritten(String),
+    /// It may be.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+/// A checkpoint that a job can go on from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restorable {
+    /// Its number.
+    pub epoch: Epoch,
+    /// Its manifest, as a job process reads it.
+    pub manifest: Bytes,
+}
+
+/// Writes and finds manifests.
+#[tonic::async_trait]
+pub trait ManifestStore: fmt::Debug + Send + Sync {
+    /// Returns when the manifest is durable. Refuses one of an attempt that another has replaced.
+    async fn write(&self, manifest: Manifest) -> Result<(), ManifestError>;
+
+    /// The latest checkpoint of a job that is durable, for the attempt that is about to start; from here on, no other may
+    /// write.
+    async fn latest(&self, job: &JobId, generation: Generation) -> Result<Option<Restorable>, String>;
+
+    /// A checkpoint is one more than the job keeps.
+    async fn discard(&self, job: JobId, epoch: Epoch);
+}
+
+/// Where a service keeps checkpoints.
+#[derive(Clone, Debug)]
+pub struct CheckpointStorage {
+    /// The URL of the storage, for job processes.
+    pub url: String,
+    /// Writes the manifests there.
+    pub manifests: Arc<dyn ManifestStore>,
+}
+
+/// See the module. Lives as long as the job.
+#[derive(Debug)]
+pub(super) struct Checkpoints {
+    job: JobId,
+    storage: CheckpointStorage,
+    interval: u64,
+    coordinator: Coordinator<Vec<Part>>,
+    /// The coordinator's time is reckoned from here.
+    zero: Instant,
+    wake: Option<Instant>,
+    written: mpsc::UnboundedReceiver<Written>,
+    tell: mpsc::UnboundedSender<Written>,
+    /// What the present attempt began from.
+    restored: Option<Restorable>,
+}
+
+/// How a manifest was written.
+#[derive(Debug)]
+struct Written {
+    epoch: Epoch,
+    result: Result<(), ManifestError>,
+}
+
+/// What processes and the attempt are to do.
+#[derive(Debug)]
+pub(super) enum Todo {
+    /// Every process.
+    Tell(Order),
+    /// For the job's owner.
+    Warn(String),
+    /// The attempt cannot go on.
+    Fail(String),
+}
+
+impl Checkpoints {
+    /// Those of a job that asks for them; with what is to be said about that.
+    pub(super) fn new(job: JobId, asked: &CheckpointOptions, storage: CheckpointStorage) -> (Checkpoints, Vec<String>) {
+        let (settings, remarks) = Settings::new(asked);
+        let (tell, written) = mpsc::unbounded_channel();
+        let checkpoints = Checkpoints {
+            job,
+            storage,
+            interval: settings.interval,
+            coordinator: Coordinator::new(settings),
+            zero: Instant::now(),
+            wake: None,
+            written,
+            tell,
+            restored: None,
+        };
+        (checkpoints, remarks)
+    }
+
+    /// For processes that are about to start.
+    pub(super) fn deployment(&self) -> v1::Checkpoints {
+        v1::Checkpoints {
+            storage_url: self.storage.url.clone(),
+            folder: self.job.to_string(),
+            interval_millis: self.interval,
+            restore: self.restored.as_ref().map(|restored| restored.manifest.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// The processes of an attempt run.
+    pub(super) fn started(&self, processes: usize) -> Event<Vec<Part>> {
+        let processes = u32::try_from(processes).unwrap_or(u32::MAX);
+        Event::Started { processes, restored: self.restored.as_ref().map(|restored| restored.epoch) }
+    }
+
+    /// The next event that no process is the cause of.
+    pub(super) async fn event(&mut self) -> Event<Vec<Part>> {
+        tokio::select! {
+            // `self` holds a sender.
+            Some(Written { epoch, result }) = self.written.recv() => match result {
+                Ok(()) => Event::ManifestWritten { epoch },
+                Err(error) => {
+                    let certain = matches!(error, ManifestError::NotWritten(_));
+                    Event::ManifestFailed { epoch, why: error.to_string(), certain }
+                }
+            },
+            () = super::attempt::until(self.wake) => Event::Woken,
+        }
+    }
+
+    /// Takes an event of an attempt, and returns what it is to do about it.
+    pub(super) fn step(&mut self, generation: Generation, event: Event<Vec<Part>>) -> Vec<Todo> {
+        let now = u64::try_from(self.zero.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let over = matches!(event, Event::Stop | Event::ProcessLost | Event::Started { .. });
+        self.wake = None;
+        let decisions = self.coordinator.step(now, event);
+        // Of what fails the attempt the attempt speaks.
+        let told = !over && !decisions.iter().any(|decision| matches!(decision, Decision::FailJob { .. }));
+        let mut todo = Vec::new();
+        for decision in decisions {
+            self.carry_out(generation, decision, told, &mut todo);
+        }
+        todo
+    }
+
+    fn carry_out(&mut self, generation: Generation, decision: Decision<Vec<Part>>, told: bool, todo: &mut Vec<Todo>) {
+        match decision {
+            Decision::Begin { epoch, .. } => {
+                todo.push(Todo::Tell(Order::Checkpoint(v1::Checkpoint { epoch: epoch.0 })));
+            }
+            Decision::Commit { epoch, purpose, parts } => {
+                let parts = parts.into_iter().flatten().collect();
+                let manifest = Manifest { job: self.job.clone(), generation, epoch, purpose, parts };
+                let (manifests, tell) = (Arc::clone(&self.storage.manifests), self.tell.clone());
+                tokio::spawn(async move {
+                    let result = manifests.write(manifest).await;
+                    // The job is over when nobody listens.
+                    let _ = tell.send(Written { epoch, result });
+                });
+            }
+            Decision::Committed { epoch, .. } => {
+                todo.push(Todo::Tell(Order::CheckpointCommitted(v1::CheckpointCommitted { epoch: epoch.0 })));
+            }
+            Decision::Aborted { epoch, why, .. } => {
+                todo.push(Todo::Tell(Order::CheckpointAborted(v1::CheckpointAborted { epoch: epoch.0 })));
+                if told {
+                    todo.push(Todo::Warn(format!("checkpoint {epoch} failed: {why}")));
+                }
+            }
+            Decision::Discard { epoch } => {
+                let (manifests, job) = (Arc::clone(&self.storage.manifests), self.job.clone());
+                tokio::spawn(async move { manifests.discard(job, epoch).await });
+            }
+            Decision::FailJob { why } => todo.push(Todo::Fail(why)),
+            // Beyond what a clock can show, it is never.
+            Decision::WakeAt { time } => self.wake = self.zero.checked_add(Duration::from_millis(time)),
+        }
+    }
+
+    /// Finds what the next attempt begins from, once it is known what became of a manifest that the last one left behind.
+    /// Returns that in words.
+    pub(super) async fn prepare(&mut self, generation: Generation) -> Result<String, String> {
+        while self.coordinator.is_writing() {
+            let event = self.event().await;
+            // There is no process to tell.
+            self.step(generation, event);
+        }
+        let latest = self.storage.manifests.latest(&self.job, generation).await;
+        self.restored = latest.map_err(|why| format!("the job's latest checkpoint cannot be found: {why}"))?;
+        Ok(self.restored.as_ref().map_or_else(|| START.to_owned(), |latest| format!("checkpoint {}", latest.epoch)))
+    }
+}
+
+/// Where an attempt begins that has no checkpoint to begin from.
+pub(super) const START: &str = "its start";
