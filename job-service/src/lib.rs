@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod api;
 pub mod artifacts;
+pub mod checkpoint;
 pub mod control;
 pub mod job;
 mod metrics;

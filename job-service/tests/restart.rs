@@ -120,7 +120,7 @@ async fn a_job_that_keeps_losing_its_process_fails_with_all_of_that() {
     }
     assert_eq!(error.matches("signal 9").count(), 3, "{error}");
     assert_eq!(said.iter().filter(|line| line.contains("The job is run again")).count(), 2);
-    assert_eq!(job_processes(&service), []);
+    assert!(job_processes(&service).is_empty());
     service.stop().await;
 }
 
@@ -134,7 +134,7 @@ async fn a_job_that_is_run_again_is_cancelled_like_any_other() {
     client.cancel(CancelJobRequest { job_id: job.clone() }).await.expect("a known job");
     let said = said(&mut client, &job).await;
     assert_eq!(said.last().map(String::as_str), Some("CANCELLED"), "{said:?}");
-    assert_eq!(job_processes(&service), []);
+    assert!(job_processes(&service).is_empty());
     service.stop().await;
 }
 

@@ -29,7 +29,7 @@ async fn a_process_that_is_killed_fails_its_job_and_no_other() {
     let [.., error, state] = said.as_slice() else { panic!("{said:?}") };
     assert_eq!(state, "FAILED");
     assert!(error.starts_with("JOB_MESSAGE_ERROR") && error.contains("signal 9"), "{error}");
-    assert_eq!(job_processes(&service), []);
+    assert!(job_processes(&service).is_empty());
     let next = submit(&mut client, impulse()).await;
     assert_eq!(states(&mut client, &next).await.last(), Some(&State::Done));
     service.stop().await;
@@ -49,7 +49,7 @@ async fn one_lost_process_ends_the_others_of_its_job() {
     let said = said(&mut client, &job).await;
     let error = said.iter().find(|line| line.starts_with("JOB_MESSAGE_ERROR")).expect("a reason");
     assert!(error.contains("of the job's 3"), "{error}");
-    assert_eq!(job_processes(&service), []);
+    assert!(job_processes(&service).is_empty());
     service.stop().await;
 }
 

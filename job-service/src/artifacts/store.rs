@@ -35,6 +35,13 @@ impl ContentHash {
     }
 }
 
+impl From<Sha256> for ContentHash {
+    /// Of what was hashed piece by piece.
+    fn from(hasher: Sha256) -> ContentHash {
+        ContentHash(hasher.finalize().into())
+    }
+}
+
 impl fmt::Display for ContentHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -130,7 +137,7 @@ impl Upload {
 
     /// The content is whole. Checks it against the hash that was announced, if one was.
     pub fn finish(self, announced: Option<ContentHash>) -> Result<ContentHash, StoreError> {
-        let hash = ContentHash(self.hasher.finalize().into());
+        let hash = ContentHash::from(self.hasher);
         if let Some(announced) = announced.filter(|a| *a != hash) {
             return Err(StoreError::Mismatch { announced, came: hash });
         }
