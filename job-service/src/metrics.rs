@@ -40,7 +40,7 @@ pub(crate) fn to_infos(metrics: Vec<Metric>) -> Vec<MonitoringInfo> {
     metrics.into_iter().map(info).collect()
 }
 
-fn from_infos(infos: &[MonitoringInfo]) -> Vec<Metric> {
+pub(crate) fn from_infos(infos: &[MonitoringInfo]) -> Vec<Metric> {
     let metric = |info: &MonitoringInfo| Metric {
         urn: info.urn.clone(),
         type_urn: info.r#type.clone(),

@@ -23,7 +23,7 @@ use crate::control::ControlService;
 use crate::control::v1::control_server::ControlServer;
 use crate::job::{Jobs, Retention};
 use crate::options::StateBackend;
-use crate::supervisor::{Agents, Supervisor, SupervisorConfig};
+use crate::supervisor::{Agents, CheckpointStorage, Supervisor, SupervisorConfig};
 use crate::temporary::{TempError, TempRoot};
 
 /// How a job service is set up. [`ServiceConfig::default`] listens on free ports of the loopback address.
@@ -40,6 +40,8 @@ pub struct ServiceConfig {
     pub advertised_host: Option<String>,
     /// Where artifacts are kept; `None`: in a temporary folder, removed at the end.
     pub artifacts_dir: Option<PathBuf>,
+    /// URL of the storage for checkpoints; `None`: a temporary folder, which goes with the service.
+    pub checkpoint_storage: Option<String>,
     /// Where temporary folders are made; `None`: where the system says.
     pub temp_dir: Option<PathBuf>,
     /// What agents from other machines have to show; `None`: there are none.
@@ -67,6 +69,7 @@ impl Default for ServiceConfig {
             artifact_port: 0,
             advertised_host: None,
             artifacts_dir: None,
+            checkpoint_storage: None,
             temp_dir: None,
             join_token: None,
             capacity: 64,
@@ -128,6 +131,12 @@ pub enum ServeError {
     /// No temporary folder can be made.
     #[error(transparent)]
     TempDir(#[from] TempError),
+    /// The storage of checkpoints cannot be opened.
+    #[error("the storage of checkpoints: {0}")]
+    Checkpoints(#[from] crate::checkpoint::OpenError),
+    /// No folder for checkpoints can be made.
+    #[error("a folder for checkpoints cannot be made: {0}")]
+    CheckpointFolder(#[source] std::io::Error),
 }
 
 /// A running job service.
@@ -158,10 +167,23 @@ impl Service {
         let store_dir = config.artifacts_dir.clone().unwrap_or_else(|| temp.path().join("artifacts"));
         let store = Store::open(store_dir)?;
 
+        let mut supervised = config.supervisor.clone();
+        if supervised.checkpoints.is_none() {
+            let url = match &config.checkpoint_storage {
+                Some(url) => url.clone(),
+                None => {
+                    // They outlive a job's processes, but not the service.
+                    let folder = temp.path().join("checkpoints");
+                    std::fs::create_dir_all(&folder).map_err(ServeError::CheckpointFolder)?;
+                    format!("file://{}", folder.display())
+                }
+            };
+            supervised.checkpoints = Some(CheckpointStorage::open(&url)?);
+        }
         let jobs = Arc::new(Jobs::new(config.retention));
         let grants = Arc::new(RetrievalGrants::default());
         let agents = Arc::new(Agents::default());
-        let supervisor = Supervisor::new(config.supervisor.clone(), Arc::clone(&jobs), agents, Arc::clone(&grants));
+        let supervisor = Supervisor::new(supervised, Arc::clone(&jobs), agents, Arc::clone(&grants));
         let supervisor = Arc::new(supervisor);
         let api =
             JobApi::new(Arc::clone(&jobs), Arc::clone(&supervisor), host_port(&advertised, artifact_address.port()));

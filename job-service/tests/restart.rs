@@ -3,11 +3,12 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use ferrobeam_job_service::Service;
 use ferrobeam_job_service::job::{Generation, JobId};
-use ferrobeam_job_service::supervisor::{CheckpointStorage, Epoch, Manifest, ManifestError, ManifestStore, Restorable};
+use ferrobeam_job_service::supervisor::{Beginning, CheckpointStorage, Manifest, ManifestError, ManifestStore};
 use ferrobeam_proto::job::{CancelJobRequest, GetJobMetricsRequest};
 use rustix::process::{Pid, Signal, kill_process};
 use support::harness::{Pool, Told};
@@ -148,11 +149,13 @@ impl ManifestStore for NoStore {
         panic!("{manifest:?}")
     }
 
-    async fn latest(&self, _: &JobId, _: Generation) -> Result<Option<Restorable>, String> {
-        Ok(None)
+    async fn begin(&self, _: &JobId, _: Generation) -> Result<Beginning, String> {
+        Ok(Beginning::default())
     }
 
-    async fn discard(&self, _: JobId, _: Epoch) {}
+    async fn discard(&self, _: JobId, _: NonZeroUsize) {}
+
+    async fn forget(&self, _: &JobId) {}
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,6 +35,18 @@ impl ContentHash {
     }
 }
 
+impl From<[u8; 32]> for ContentHash {
+    fn from(digest: [u8; 32]) -> ContentHash {
+        ContentHash(digest)
+    }
+}
+
+impl From<ContentHash> for [u8; 32] {
+    fn from(hash: ContentHash) -> [u8; 32] {
+        hash.0
+    }
+}
+
 impl From<Sha256> for ContentHash {
     /// Of what was hashed piece by piece.
     fn from(hasher: Sha256) -> ContentHash {

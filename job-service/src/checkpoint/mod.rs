@@ -70,7 +70,7 @@ pub use sealed::{Nonce, Sealed, Unsealing};
 pub use storage::{Claim, Limits, Listed, Storage, StorageError};
 
 /// Which checkpoint, and which entry of the journal: they rise, and none is used twice in the life of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 

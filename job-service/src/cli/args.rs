@@ -55,6 +55,10 @@ pub(super) struct ServeArgs {
     /// Where artifacts are kept, and found again by the next service [default: a temporary folder]
     #[arg(long)]
     pub(super) artifacts_dir: Option<PathBuf>,
+    /// Where checkpoints are kept: file:///FOLDER, s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH; credentials as
+    /// AWS_, GOOGLE_ and AZURE_ variables [default: a temporary folder, which outlives jobs' processes but not the service]
+    #[arg(long)]
+    pub(super) checkpoint_storage: Option<String>,
     /// Host name or address under which clients and workers reach this machine [default: the job host]
     #[arg(long)]
     pub(super) advertised_host: Option<String>,
@@ -219,6 +223,7 @@ impl ServeArgs {
             artifact_port: self.artifact_port,
             advertised_host: self.advertised_host.clone(),
             artifacts_dir: self.artifacts_dir.clone(),
+            checkpoint_storage: self.checkpoint_storage.clone(),
             temp_dir: self.temp_dir.clone(),
             join_token: self.join_token.clone().filter(|token| !token.is_empty()),
             capacity: self.capacity,

@@ -6,8 +6,9 @@ use ferrobeam_runner::state::StoreKind;
 
 use super::v1;
 use crate::agent::{Order, ProcessName};
+use crate::artifacts::ContentHash;
+use crate::checkpoint::{Epoch, FileRef, Part};
 use crate::job::{Generation, Importance, JobId, Message};
-use crate::supervisor::{Part, SavedFile};
 
 impl From<v1::ProcessName> for ProcessName {
     fn from(name: v1::ProcessName) -> Self {
@@ -113,11 +114,29 @@ pub(crate) fn part(part: v1::SavedPart) -> Result<Part, BadPart> {
         return Err(BadPart::Shard { operator, shard, shards });
     }
     let file = |file: v1::SavedFile| match <[u8; 32]>::try_from(&file.sha256[..]) {
-        Ok(sha256) => Ok(SavedFile { name: file.name, sha256, bytes: file.bytes }),
+        Ok(sha256) => Ok(FileRef {
+            name: file.name,
+            sha256: ContentHash::from(sha256),
+            bytes: file.bytes,
+            epoch: Epoch(file.epoch),
+        }),
         Err(_) => Err(BadPart::Digest(file.name)),
     };
     let files = files.into_iter().map(file).collect::<Result<_, _>>()?;
     Ok(Part { operator, shard, shards, files, records })
+}
+
+impl From<Part> for v1::SavedPart {
+    fn from(part: Part) -> Self {
+        let Part { operator, shard, shards, files, records } = part;
+        let file = |file: FileRef| v1::SavedFile {
+            name: file.name,
+            sha256: <[u8; 32]>::from(file.sha256).to_vec().into(),
+            bytes: file.bytes,
+            epoch: file.epoch.0,
+        };
+        v1::SavedPart { operator, shard, shards, files: files.into_iter().map(file).collect(), records }
+    }
 }
 
 #[cfg(test)]
@@ -126,7 +145,8 @@ mod tests {
 
     #[test]
     fn what_was_saved_is_checked() {
-        let file = |digest: usize| v1::SavedFile { name: "a".into(), sha256: vec![7; digest].into(), bytes: 5 };
+        let file =
+            |digest: usize| v1::SavedFile { name: "a".into(), sha256: vec![7; digest].into(), bytes: 5, epoch: 3 };
         let part = |operator: &str, shard, digest| v1::SavedPart {
             operator: operator.into(),
             shard,
@@ -134,7 +154,7 @@ mod tests {
             files: vec![file(32), file(digest)],
             records: 9,
         };
-        let good = SavedFile { name: "a".into(), sha256: [7; 32], bytes: 5 };
+        let good = FileRef { name: "a".into(), sha256: ContentHash::from([7; 32]), bytes: 5, epoch: Epoch(3) };
         let expected =
             Part { operator: "count".into(), shard: 1, shards: 2, files: vec![good.clone(), good], records: 9 };
         assert_eq!(super::part(part("count", 1, 32)), Ok(expected));

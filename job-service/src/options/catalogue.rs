@@ -53,9 +53,7 @@ const fn entry(name: &'static str, kind: Kind, treatment: Treatment, description
     OptionEntry { name, kind, treatment, description }
 }
 
-const NO_CHECKPOINTS: &str = "checkpoints are not taken yet: a job that lost a process starts again from nothing, if number_of_execution_retries \
-                              allows it, or fails";
-const NO_STATE_YET: &str = "state is not saved yet, so it has no effect";
+const NO_STATE_YET: &str = "jobs do not start from saved state yet, so it has no effect";
 const FLINK_CLUSTER: &str = "it configures Flink's cluster, and there is none";
 const FLINK_INSIDE: &str = "it tunes the inside of Flink's operators";
 
@@ -83,7 +81,12 @@ pub const CATALOGUE: &[OptionEntry] = &[
         "Drain the job from its start: every source is truncated before it runs; shows how a pipeline drains",
     ),
     entry("ferrobeam_memory", Text(""), Honoured, "User data that each process may keep in memory, such as 512MiB"),
-    entry("max_parallelism", Integer(-1), Accepted(NO_STATE_YET), "Number of key groups of keyed state"),
+    entry(
+        "max_parallelism",
+        Integer(-1),
+        Accepted("there are always 65,536 key groups"),
+        "Number of key groups of keyed state",
+    ),
     entry(
         "max_bundle_time_mills",
         Integer(-1),
@@ -97,25 +100,40 @@ pub const CATALOGUE: &[OptionEntry] = &[
         "Where keyed state is kept: memory (as are hashmap and filesystem), rocksdb or auto; empty: what the service is \
          set to",
     ),
-    entry("checkpointing_interval", Integer(-1), Warned(NO_CHECKPOINTS), "Milliseconds between checkpoints"),
-    entry("checkpointing_mode", Text("EXACTLY_ONCE"), Accepted(NO_STATE_YET), "EXACTLY_ONCE or AT_LEAST_ONCE"),
-    entry("checkpoint_timeout_millis", Integer(-1), Accepted(NO_STATE_YET), "Milliseconds a checkpoint may take"),
-    entry("min_pause_between_checkpoints", Integer(-1), Accepted(NO_STATE_YET), "Milliseconds between checkpoints"),
-    entry("num_concurrent_checkpoints", Integer(1), Accepted(NO_STATE_YET), "Checkpoints under way at a time"),
-    entry("fail_on_checkpointing_errors", Flag(true), Accepted(NO_STATE_YET), "Fail the job with a checkpoint"),
-    entry("finish_bundle_before_checkpointing", Flag(false), Accepted(NO_STATE_YET), "Finish bundles first"),
-    entry("unaligned_checkpoint_enabled", Flag(false), Accepted(NO_STATE_YET), "Let checkpoints overtake data"),
-    entry("force_unaligned_checkpoint_enabled", Flag(false), Accepted(NO_STATE_YET), "Always let them"),
+    entry("checkpointing_interval", Integer(-1), Honoured, "Milliseconds between checkpoints"),
     entry(
-        "externalized_checkpoints_enabled",
-        Flag(false),
-        Warned(NO_CHECKPOINTS),
-        "Keep checkpoints for a later job to start from",
+        "checkpointing_mode",
+        Text("EXACTLY_ONCE"),
+        Accepted("state is always exactly once"),
+        "EXACTLY_ONCE or AT_LEAST_ONCE",
     ),
+    entry("checkpoint_timeout_millis", Integer(-1), Honoured, "Milliseconds a checkpoint may take"),
+    entry("min_pause_between_checkpoints", Integer(-1), Honoured, "Milliseconds between checkpoints"),
+    entry("num_concurrent_checkpoints", Integer(1), Honoured, "Checkpoints under way at a time"),
+    entry("fail_on_checkpointing_errors", Flag(true), Honoured, "Fail the job with a checkpoint"),
+    entry(
+        "finish_bundle_before_checkpointing",
+        Flag(false),
+        Accepted("a bundle that is open at a checkpoint is always finished or split"),
+        "Finish bundles first",
+    ),
+    entry(
+        "unaligned_checkpoint_enabled",
+        Flag(false),
+        Accepted("what a slow stage has not begun after a second always goes over with the checkpoint"),
+        "Let checkpoints overtake data",
+    ),
+    entry(
+        "force_unaligned_checkpoint_enabled",
+        Flag(false),
+        Accepted("what a slow stage has not begun after a second always goes over with the checkpoint"),
+        "Always let them",
+    ),
+    entry("externalized_checkpoints_enabled", Flag(false), Honoured, "Keep checkpoints for a later job to start from"),
     entry(
         "retain_externalized_checkpoints_on_cancellation",
         Flag(false),
-        Warned(NO_CHECKPOINTS),
+        Honoured,
         "Keep them also when the job is cancelled",
     ),
     entry(
@@ -125,7 +143,12 @@ pub const CATALOGUE: &[OptionEntry] = &[
         "Saved state to start from",
     ),
     entry("allow_non_restored_state", Flag(false), Accepted(NO_STATE_YET), "Ignore saved state of no transform"),
-    entry("state_backend_storage_path", Text(""), Accepted(NO_STATE_YET), "Where checkpoints of state are kept"),
+    entry(
+        "state_backend_storage_path",
+        Text(""),
+        Honoured,
+        "URL of the storage for checkpoints (file, s3, gs, az); empty: that of the service",
+    ),
     entry(
         "state_backend_factory",
         Text(""),

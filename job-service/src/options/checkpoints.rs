@@ -18,19 +18,28 @@ pub struct CheckpointOptions {
     /// One that fails fails the job's attempt. Beam's Flink runner hands this to Flink's
     /// `setFailOnCheckpointingErrors`, which tolerates no failure or any number.
     pub fail_on_errors: bool,
+    /// Where they are kept; `None`: where the service keeps them.
+    pub storage: Option<String>,
+    /// They stay when the job fails, for a later one to start from.
+    pub externalized: bool,
+    /// They stay when the job is cancelled.
+    pub retained_on_cancellation: bool,
     /// How many are kept. Flink's `state.checkpoints.num-retained`, whose default is 1; no option of Beam's sets it.
     pub retained: NonZeroUsize,
 }
 
 impl CheckpointOptions {
     /// All defaults but the interval.
-    pub const fn every(interval: NonZeroU64) -> CheckpointOptions {
+    pub fn every(interval: NonZeroU64) -> CheckpointOptions {
         CheckpointOptions {
             interval,
             timeout: None,
             min_pause: None,
             concurrent: None,
             fail_on_errors: true,
+            storage: None,
+            externalized: false,
+            retained_on_cancellation: false,
             retained: NonZeroUsize::MIN,
         }
     }
@@ -45,6 +54,10 @@ impl CheckpointOptions {
         options.timeout = positive("checkpoint_timeout_millis");
         options.min_pause = positive("min_pause_between_checkpoints").map(NonZeroU64::get);
         options.concurrent = positive("num_concurrent_checkpoints");
+        options.storage = reader.storage("state_backend_storage_path");
+        options.externalized = reader.flag("externalized_checkpoints_enabled").unwrap_or(false);
+        options.retained_on_cancellation =
+            reader.flag("retain_externalized_checkpoints_on_cancellation").unwrap_or(false);
         options.fail_on_errors = reader.flag("fail_on_checkpointing_errors").unwrap_or(true);
         Some(options)
     }
@@ -86,6 +99,9 @@ mod tests {
             min_pause: Some(18),
             concurrent: NonZeroU64::new(3),
             fail_on_errors: false,
+            storage: None,
+            externalized: false,
+            retained_on_cancellation: false,
             retained: NonZeroUsize::MIN,
         };
         assert_eq!(read(&all), Some(expected));

@@ -17,6 +17,8 @@ pub use checkpoints::CheckpointOptions;
 use prost_types::value::Kind as Json;
 use prost_types::{Struct, Value};
 
+use crate::checkpoint::{Options, Storage};
+
 /// What a submission asks for. `None`: it did not.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct JobOptions {
@@ -182,6 +184,18 @@ impl Reader<'_> {
             self.refuse(name, show(&value), "a number of bytes, such as 512MiB,");
         }
         bytes
+    }
+
+    /// The URL of a storage for checkpoints.
+    fn storage(&mut self, name: &str) -> Option<String> {
+        let url = self.text(name).filter(|url| !url.trim().is_empty())?;
+        match Storage::open(&url, &Options::none()) {
+            Ok(_) => Some(url),
+            Err(error) => {
+                self.refused.push(format!("{name}: {error}"));
+                None
+            }
+        }
     }
 
     fn backend(&mut self, name: &str) -> Option<StateBackend> {

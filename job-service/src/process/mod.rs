@@ -7,6 +7,7 @@
 //! The dataflow runs on threads of its own and never on the runtime's, which must stay free to answer harnesses. After
 //! a failure or a stop the dataflow's threads are left as they are: the process ends with them.
 
+mod checkpoints;
 mod cluster;
 mod committed;
 mod reports;

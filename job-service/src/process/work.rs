@@ -2,12 +2,11 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use ferrobeam_harness_bridge::{Bridge, BridgeConfig, TestStreamServices};
-use ferrobeam_runner::checkpoint::Checkpoints;
 use ferrobeam_runner::dataflow::{self, Drain, Job, JobFailure, Settings, Topology};
 use ferrobeam_runner::memory::Budget;
 use ferrobeam_runner::plan::Plan;
@@ -18,6 +17,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 use tonic::transport::Channel;
 
+use super::checkpoints::{Place, Taking};
 use super::cluster::{ClusterError, Member};
 use super::reports::Reports;
 use super::{Orphaned, ProcessError};
@@ -67,13 +67,21 @@ pub(super) async fn work(
         _ = orphaned.wait_for(|gone| *gone) => return Ok(ExitCode::SUCCESS),
     };
 
-    let mut part =
-        Part { assignment, listener, channel, reports: Arc::clone(&reports), bridge: None, drain: drain.clone() };
+    let mut part = Part {
+        assignment,
+        listener,
+        channel,
+        reports: Arc::clone(&reports),
+        bridge: None,
+        drain: drain.clone(),
+        checkpoints: Arc::default(),
+    };
+    let checkpoints = Arc::clone(&part.checkpoints);
     let mut lost = None;
     let ended = tokio::select! {
         ended = part.run(deployment) => Some(ended),
         // A stop, or the service is gone, which means the same.
-        obeyed = obey(&mut orders, &drain, &reports) => {
+        obeyed = obey(&mut orders, &drain, &reports, &checkpoints) => {
             lost = obeyed.err();
             None
         }
@@ -145,7 +153,12 @@ async fn deployed(orders: &mut impl Orders, drain: &Drain) -> Result<Option<v1::
 }
 
 /// Carries out orders while the job runs; returns at a stop, or when the service is gone.
-async fn obey(orders: &mut impl Orders, drain: &Drain, reports: &Reports) -> Result<(), ProcessError> {
+async fn obey(
+    orders: &mut impl Orders,
+    drain: &Drain,
+    reports: &Reports,
+    checkpoints: &OnceLock<Taking>,
+) -> Result<(), ProcessError> {
     loop {
         match next(orders).await? {
             Said::Order(Order::Drain(_)) => drain.request(),
@@ -153,12 +166,20 @@ async fn obey(orders: &mut impl Orders, drain: &Drain, reports: &Reports) -> Res
             Said::Order(Order::Deployment(_)) => {
                 tracing::warn!("the service deployed the job twice, and the second time is ignored");
             }
-            Said::Order(Order::Checkpoint(v1::Checkpoint { epoch })) => {
-                let why = "checkpoints are not supported by this build".to_owned();
-                reports.send(Report::SaveFailed(v1::SaveFailed { epoch, why }));
+            Said::Order(Order::Checkpoint(v1::Checkpoint { epoch })) => match checkpoints.get() {
+                Some(checkpoints) => checkpoints.begin(epoch),
+                None => {
+                    let why = "the job was deployed without checkpoints".to_owned();
+                    reports.send(Report::SaveFailed(v1::SaveFailed { epoch, why }));
+                }
+            },
+            Said::Order(Order::CheckpointCommitted(v1::CheckpointCommitted { epoch })) => {
+                checkpoints.get().into_iter().for_each(|checkpoints| checkpoints.committed(epoch));
             }
-            // Of an epoch for which nothing was saved.
-            Said::Order(Order::CheckpointCommitted(_) | Order::CheckpointAborted(_)) | Said::Unknown => {}
+            Said::Order(Order::CheckpointAborted(v1::CheckpointAborted { epoch })) => {
+                checkpoints.get().into_iter().for_each(|checkpoints| checkpoints.aborted(epoch));
+            }
+            Said::Unknown => {}
         }
     }
 }
@@ -208,14 +229,30 @@ struct Part {
     reports: Arc<Reports>,
     bridge: Option<Arc<Bridge>>,
     drain: Drain,
+    /// Once it is ready to take some, if the job does.
+    checkpoints: Arc<OnceLock<Taking>>,
 }
 
 impl Part {
+    /// Gets ready to take checkpoints, if the job does, and to start from one.
+    async fn take_checkpoints(&self, deployment: &v1::Deployment) -> Result<(), Failure> {
+        let Some(asked) = &deployment.checkpoints else { return Ok(()) };
+        let Assignment { index, processes, work_dir, .. } = &self.assignment;
+        let workers = deployment.workers.max(1) as usize;
+        let place = Place { index: *index, processes: *processes, workers };
+        // What the storage fails of may not be there the next time.
+        let taking = Taking::start(asked, place, work_dir, &self.reports).await;
+        let taking = taking.map_err(|message| Failure { message, lost_peer: true })?;
+        let _ = self.checkpoints.set(taking);
+        Ok(())
+    }
+
     /// Runs to the end of the dataflow, or to a reason why it does not get there. Dropped, it leaves the dataflow's
     /// threads behind, and the bridge in place to be shut down.
     async fn run(&mut self, deployment: v1::Deployment) -> Result<Arc<Plan>, Failure> {
         let plan: Plan = postcard::from_bytes(&deployment.plan).map_err(|e| format!("the plan cannot be read: {e}"))?;
         let plan = Arc::new(plan);
+        self.take_checkpoints(&deployment).await?;
         let sockets = self.connect(&deployment.cluster_addresses).await?;
         let bridge = self.start_bridge(&deployment, &plan).await?;
         let topology = Topology {
@@ -232,7 +269,7 @@ impl Part {
             observer: self.reports.clone(),
             settings: settings(&deployment),
             drain: self.drain.clone(),
-            checkpoints: Checkpoints::none(),
+            checkpoints: self.checkpoints.get().map(Taking::handle).unwrap_or_default(),
             test_events: Arc::new(TestStreamServices::new(Handle::current())),
         };
         if deployment.draining {
@@ -368,7 +405,7 @@ mod tests {
             let asked = Drain::default();
             let (reports, mut outgoing) = Reports::new();
             let mut orders = said(vec![order.clone(), drain.clone(), stop.clone(), drain.clone()]);
-            obey(&mut orders, &asked, &reports).await.expect("no error");
+            obey(&mut orders, &asked, &reports, &OnceLock::new()).await.expect("no error");
             assert!(asked.requested(), "{order:?} ended the process");
             assert_eq!(orders.next().await.transpose().expect("no error").and_then(|o| o.order), drain);
             reports.close();
@@ -377,7 +414,9 @@ mod tests {
             let failed = Report::SaveFailed(v1::SaveFailed { epoch: 9, why });
             assert_eq!(answer, (order == checkpoint).then_some(failed));
         }
-        obey(&mut said(vec![drain]), &Drain::default(), &Reports::new().0).await.expect("an end in order");
+        obey(&mut said(vec![drain]), &Drain::default(), &Reports::new().0, &OnceLock::new())
+            .await
+            .expect("an end in order");
     }
 
     /// What a newer service might say: a field that this process has never heard of.

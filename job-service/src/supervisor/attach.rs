@@ -6,9 +6,8 @@ use tokio::sync::mpsc;
 
 use super::Supervisor;
 use super::attempt::Signal;
-use super::checkpoints::Part;
-use super::coordinator::Epoch;
 use crate::agent::ProcessName;
+use crate::checkpoint::{Epoch, Part};
 use crate::control::{part, v1};
 use crate::job::{Generation, Job, JobMetrics, Message, same_secret};
 

@@ -12,9 +12,10 @@ use tokio::time::Instant;
 
 use super::SupervisorConfig;
 use super::agents::{Agents, Place};
-use super::checkpoints::{Checkpoints, Part, Todo};
-use super::coordinator::{Epoch, Event};
+use super::checkpoints::{Checkpoints, Todo};
+use super::coordinator::Event;
 use crate::agent::{EXITED, ProcessName};
+use crate::checkpoint::{Epoch, Part};
 use crate::control::v1;
 use crate::control::v1::process_order::Order;
 use crate::job::{Generation, Importance, Job, Message, State};

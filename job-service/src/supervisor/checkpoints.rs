@@ -1,6 +1,7 @@
 //! The checkpoints of one job: the coordinator with a clock, and with somebody to write manifests.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,37 +9,14 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::coordinator::{Coordinator, Decision, Epoch, Event, Purpose, Settings};
+use super::attempt::Outcome;
+use super::coordinator::{Coordinator, Decision, Event, Purpose, Settings};
+use super::manifests::JournalManifests;
+use crate::checkpoint::{Epoch, OpenError, Options, Part, Storage};
 use crate::control::v1;
 use crate::control::v1::process_order::Order;
 use crate::job::{Generation, JobId};
 use crate::options::CheckpointOptions;
-
-/// What one shard of an operator saved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// The operator, by the name that a restored job knows it by.
-    pub operator: String,
-    /// Which of its shards.
-    pub shard: u32,
-    /// How many there are.
-    pub shards: u32,
-    /// What it saved.
-    pub files: Vec<SavedFile>,
-    /// How many records that are.
-    pub records: u64,
-}
-
-/// A file in the job's folder of the storage.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SavedFile {
-    /// Its name in the folder.
-    pub name: String,
-    /// The digest of its content.
-    pub sha256: [u8; 32],
-    /// Its length.
-    pub bytes: u64,
-}
 
 /// Names all that makes up a checkpoint. It is one when this is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,18 +53,31 @@ pub struct Restorable {
     pub manifest: Bytes,
 }
 
+/// What an attempt begins with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beginning {
+    /// The latest checkpoint that is durable; `None`: the attempt begins from the job's start.
+    pub restorable: Option<Restorable>,
+    /// The greatest number that is taken: checkpoints of this attempt have greater ones.
+    pub taken: Epoch,
+    /// For the job's owner.
+    pub remarks: Vec<String>,
+}
+
 /// Writes and finds manifests.
 #[tonic::async_trait]
 pub trait ManifestStore: fmt::Debug + Send + Sync {
     /// Returns when the manifest is durable. Refuses one of an attempt that another has replaced.
     async fn write(&self, manifest: Manifest) -> Result<(), ManifestError>;
 
-    /// The latest checkpoint of a job that is durable, for the attempt that is about to start; from here on, no other may
-    /// write.
-    async fn latest(&self, job: &JobId, generation: Generation) -> Result<Option<Restorable>, String>;
+    /// Begins an attempt: from here on, no earlier one may write.
+    async fn begin(&self, job: &JobId, generation: Generation) -> Result<Beginning, String>;
 
-    /// A checkpoint is one more than the job keeps.
-    async fn discard(&self, job: JobId, epoch: Epoch);
+    /// There are more checkpoints than the job keeps: so many.
+    async fn discard(&self, job: JobId, retained: NonZeroUsize);
+
+    /// The job is over, and nobody will want its checkpoints.
+    async fn forget(&self, job: &JobId);
 }
 
 /// Where a service keeps checkpoints.
@@ -98,12 +89,24 @@ pub struct CheckpointStorage {
     pub manifests: Arc<dyn ManifestStore>,
 }
 
+impl CheckpointStorage {
+    /// That of a URL, with what the environment says of credentials and the like.
+    pub fn open(url: &str) -> Result<CheckpointStorage, OpenError> {
+        let storage = Storage::open(url, &Options::none().with_environment(std::env::vars()))?;
+        Ok(CheckpointStorage { url: url.to_owned(), manifests: Arc::new(JournalManifests::new(storage)) })
+    }
+}
+
 /// See the module. Lives as long as the job.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
     job: JobId,
     storage: CheckpointStorage,
     interval: u64,
+    retained: NonZeroUsize,
+    /// As the options say.
+    externalized: bool,
+    retained_on_cancellation: bool,
     coordinator: Coordinator<Vec<Part>>,
     /// The coordinator's time is reckoned from here.
     zero: Instant,
@@ -111,7 +114,7 @@ pub(super) struct Checkpoints {
     written: mpsc::UnboundedReceiver<Written>,
     tell: mpsc::UnboundedSender<Written>,
     /// What the present attempt began from.
-    restored: Option<Restorable>,
+    beginning: Beginning,
 }
 
 /// How a manifest was written.
@@ -141,12 +144,15 @@ impl Checkpoints {
             job,
             storage,
             interval: settings.interval,
+            retained: asked.retained,
+            externalized: asked.externalized,
+            retained_on_cancellation: asked.retained_on_cancellation,
             coordinator: Coordinator::new(settings),
             zero: Instant::now(),
             wake: None,
             written,
             tell,
-            restored: None,
+            beginning: Beginning::default(),
         };
         (checkpoints, remarks)
     }
@@ -157,14 +163,14 @@ impl Checkpoints {
             storage_url: self.storage.url.clone(),
             folder: self.job.to_string(),
             interval_millis: self.interval,
-            restore: self.restored.as_ref().map(|restored| restored.manifest.clone()).unwrap_or_default(),
+            restore: self.beginning.restorable.as_ref().map(|restored| restored.manifest.clone()).unwrap_or_default(),
         }
     }
 
     /// The processes of an attempt run.
     pub(super) fn started(&self, processes: usize) -> Event<Vec<Part>> {
         let processes = u32::try_from(processes).unwrap_or(u32::MAX);
-        Event::Started { processes, restored: self.restored.as_ref().map(|restored| restored.epoch) }
+        Event::Started { processes, taken: self.beginning.taken }
     }
 
     /// The next event that no process is the cause of.
@@ -221,9 +227,9 @@ impl Checkpoints {
                     todo.push(Todo::Warn(format!("checkpoint {epoch} failed: {why}")));
                 }
             }
-            Decision::Discard { epoch } => {
-                let (manifests, job) = (Arc::clone(&self.storage.manifests), self.job.clone());
-                tokio::spawn(async move { manifests.discard(job, epoch).await });
+            Decision::Discard { .. } => {
+                let (manifests, job, retained) = (Arc::clone(&self.storage.manifests), self.job.clone(), self.retained);
+                tokio::spawn(async move { manifests.discard(job, retained).await });
             }
             Decision::FailJob { why } => todo.push(Todo::Fail(why)),
             // Beyond what a clock can show, it is never.
@@ -232,16 +238,32 @@ impl Checkpoints {
     }
 
     /// Finds what the next attempt begins from, once it is known what became of a manifest that the last one left behind.
-    /// Returns that in words.
-    pub(super) async fn prepare(&mut self, generation: Generation) -> Result<String, String> {
+    /// Returns that in words, and what else is to be said.
+    pub(super) async fn prepare(&mut self, generation: Generation) -> Result<(String, Vec<String>), String> {
         while self.coordinator.is_writing() {
             let event = self.event().await;
             // There is no process to tell.
             self.step(generation, event);
         }
-        let latest = self.storage.manifests.latest(&self.job, generation).await;
-        self.restored = latest.map_err(|why| format!("the job's latest checkpoint cannot be found: {why}"))?;
-        Ok(self.restored.as_ref().map_or_else(|| START.to_owned(), |latest| format!("checkpoint {}", latest.epoch)))
+        let beginning = self.storage.manifests.begin(&self.job, generation).await;
+        self.beginning = beginning.map_err(|why| format!("the job's latest checkpoint cannot be found: {why}"))?;
+        let from = self.beginning.restorable.as_ref();
+        let from = from.map_or_else(|| START.to_owned(), |latest| format!("checkpoint {}", latest.epoch));
+        Ok((from, std::mem::take(&mut self.beginning.remarks)))
+    }
+
+    /// Whether a job that ended like this leaves its last checkpoint behind.
+    pub(super) fn stay_after(&self, outcome: &Outcome) -> bool {
+        match outcome {
+            Outcome::Done => false,
+            Outcome::Cancelled => self.externalized && self.retained_on_cancellation,
+            Outcome::Failed(_) | Outcome::Lost(_) => self.externalized,
+        }
+    }
+
+    /// The job is over, and goes on from none of them.
+    pub(super) async fn forget(&self) {
+        self.storage.manifests.forget(&self.job).await;
     }
 }
 

@@ -18,6 +18,7 @@ mod attach;
 mod attempt;
 mod checkpoints;
 mod coordinator;
+mod manifests;
 mod restart;
 #[cfg(test)]
 mod tests;
@@ -33,13 +34,14 @@ use tokio::time::Instant;
 
 pub use agents::{AgentId, Agents};
 pub use attach::{AttachRefused, Attachment};
-pub use checkpoints::{CheckpointStorage, Manifest, ManifestError, ManifestStore, Part, Restorable, SavedFile};
-pub use coordinator::{Epoch, Purpose};
+pub use checkpoints::{Beginning, CheckpointStorage, Manifest, ManifestError, ManifestStore, Restorable};
+pub use coordinator::Purpose;
+pub use manifests::JournalManifests;
 
 use crate::artifacts::{RetrievalGrants, Staged};
 use crate::job::{Generation, Importance, Job, JobId, Jobs, Message, Preparation, State, secret};
 use crate::metrics;
-use crate::options::StateBackend;
+use crate::options::{CheckpointOptions, StateBackend};
 use attempt::{Attempt, Deployable, Outcome};
 use checkpoints::Checkpoints;
 use restart::{History, Loss, RestartPolicy, Verdict};
@@ -151,7 +153,15 @@ impl Supervisor {
         let count = preparation.options.processes.unwrap_or(self.config.processes).get();
         let (outcome, leaving) = match self.turn(job).await {
             Ok(slot) => match self.work(job, preparation, count) {
-                Ok(mut work) => self.attempts(job, &mut work, slot).await,
+                Ok(mut work) => {
+                    let (outcome, leaving) = self.attempts(job, &mut work, slot).await;
+                    if let Some(checkpoints) = &work.checkpoints
+                        && !checkpoints.stay_after(&outcome)
+                    {
+                        checkpoints.forget().await;
+                    }
+                    (outcome, leaving)
+                }
                 Err(reason) => (Outcome::Failed(reason), None),
             },
             Err(outcome) => (outcome, None),
@@ -216,6 +226,10 @@ impl Supervisor {
             // Fails only when the sender, which the job holds, is gone.
             _ = cancelled.wait_for(|cancelled| *cancelled) => return Err(Outcome::Cancelled),
         };
+        let (from, remarks) = from;
+        for remark in remarks {
+            job.say(Message::now(Importance::Warning, remark));
+        }
         if generation > Generation(1) {
             job.say(Message::now(Importance::Basic, format!("the job goes on from {from}")));
         }
@@ -293,19 +307,23 @@ impl Supervisor {
             environment.proto = proto.encode_to_vec().into();
         }
         let store = options.state_backend.unwrap_or(self.config.state_backend).store();
+        let test_driven = plan.is_test_driven();
         let plan = postcard::to_stdvec(&plan).map_err(|e| format!("the plan cannot be encoded: {e}"))?;
         let workers = match options.parallelism {
             Some(parallelism) => parallelism.get().div_ceil(processes),
             None => self.config.workers.get(),
         };
         let memory = options.memory.unwrap_or(self.config.memory);
-        let checkpoints = options.checkpoints.as_ref().zip(self.config.checkpoints.clone()).map(|(asked, storage)| {
-            let (checkpoints, remarks) = Checkpoints::new(job.id().clone(), asked, storage);
-            for remark in remarks {
-                job.say(Message::now(Importance::Basic, remark));
+        let checkpoints = match &options.checkpoints {
+            None => None,
+            Some(_) if test_driven => {
+                let text =
+                    "the job takes no checkpoints: a TestStream plays its events to their end, and from no other place";
+                job.say(Message::now(Importance::Warning, text));
+                None
             }
-            checkpoints
-        });
+            Some(asked) => self.checkpoints(job, asked)?,
+        };
         Ok(Work {
             processes,
             staged,
@@ -313,6 +331,29 @@ impl Supervisor {
             deployable: Deployable::new(job, &options, plan, workers, memory, store),
             checkpoints,
         })
+    }
+
+    /// Those that a job asks for; `None` where there is no storage for them.
+    fn checkpoints(&self, job: &Job, asked: &CheckpointOptions) -> Result<Option<Checkpoints>, String> {
+        let storage = match &asked.storage {
+            Some(url) => {
+                let storage = CheckpointStorage::open(url);
+                Some(storage.map_err(|error| format!("the storage of the job's checkpoints: {error}"))?)
+            }
+            None => self.config.checkpoints.clone(),
+        };
+        let Some(storage) = storage else {
+            job.say(Message::now(
+                Importance::Warning,
+                "the job takes no checkpoints: the service has no storage for them",
+            ));
+            return Ok(None);
+        };
+        let (checkpoints, remarks) = Checkpoints::new(job.id().clone(), asked, storage);
+        for remark in remarks {
+            job.say(Message::now(Importance::Basic, remark));
+        }
+        Ok(Some(checkpoints))
     }
 
     fn lock_live(&self) -> MutexGuard<'_, HashMap<JobId, attach::Live>> {

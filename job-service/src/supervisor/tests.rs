@@ -9,6 +9,7 @@ use ferrobeam_runner::plan::Plan;
 use super::*;
 use crate::agent::{Ended, Order as AgentOrder, ProcessName};
 use crate::artifacts::Staging;
+use crate::checkpoint::Epoch;
 use crate::control::v1;
 use crate::control::v1::process_order::Order;
 use crate::control::v1::process_report::Report;
@@ -52,11 +53,15 @@ impl ManifestStore for FakeStore {
         Ok(())
     }
 
-    async fn latest(&self, _: &JobId, _: Generation) -> Result<Option<Restorable>, String> {
-        Ok(self.latest.lock().expect("no panic").clone())
+    async fn begin(&self, _: &JobId, _: Generation) -> Result<Beginning, String> {
+        let restorable = self.latest.lock().expect("no panic").clone();
+        let taken = restorable.as_ref().map(|latest| latest.epoch).unwrap_or_default();
+        Ok(Beginning { restorable, taken, remarks: Vec::new() })
     }
 
-    async fn discard(&self, _: JobId, _: Epoch) {}
+    async fn discard(&self, _: JobId, _: NonZeroUsize) {}
+
+    async fn forget(&self, _: &JobId) {}
 }
 
 impl Fleet {
@@ -152,7 +157,7 @@ impl Fake {
             operator: "count".into(),
             shard: self.name.index,
             shards: 2,
-            files: vec![v1::SavedFile { name: "file".into(), sha256: vec![7; 32].into(), bytes: 5 }],
+            files: vec![v1::SavedFile { name: "file".into(), sha256: vec![7; 32].into(), bytes: 5, epoch: 1 }],
             records: 9,
         };
         self.attachment.report(Report::Saved(v1::Saved { epoch, parts: vec![part] }));

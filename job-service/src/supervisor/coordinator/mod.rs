@@ -27,19 +27,10 @@ mod settings;
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
+
+use crate::checkpoint::Epoch;
 
 pub(super) use settings::Settings;
-
-/// The number of a checkpoint: of every one that was begun, the next is greater.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Epoch(pub u64);
-
-impl fmt::Display for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// What is kept of an epoch, and why it was begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +46,8 @@ pub enum Purpose {
 pub(super) enum Event<P> {
     /// The time that was asked for has come, or any other.
     Woken,
-    /// So many processes run, from the state of an epoch or from the start.
-    Started { processes: u32, restored: Option<Epoch> },
+    /// So many processes run. Numbers up to `taken` are taken.
+    Started { processes: u32, taken: Epoch },
     /// A process saved its part.
     Saved { process: u32, epoch: Epoch, parts: P },
     /// A process could not.
@@ -157,7 +148,7 @@ impl<P> Coordinator<P> {
         let mut todo = Vec::new();
         match event {
             Event::Woken => {}
-            Event::Started { processes, restored } => self.started(processes, restored, &mut todo),
+            Event::Started { processes, taken } => self.started(processes, taken, &mut todo),
             Event::Saved { process, epoch, parts } => self.saved(process, epoch, parts, &mut todo),
             Event::SaveFailed { process, epoch, why } => {
                 if matches!(&self.phase, Phase::Saving { under_way, .. } if under_way.epoch == epoch) {
@@ -189,12 +180,12 @@ impl<P> Coordinator<P> {
         todo
     }
 
-    fn started(&mut self, processes: u32, restored: Option<Epoch>, todo: &mut Vec<Decision<P>>) {
+    fn started(&mut self, processes: u32, taken: Epoch, todo: &mut Vec<Decision<P>>) {
         // What an attempt leaves under way when nobody said that it ended.
         self.end("the job was started again", todo);
         self.processes = processes;
         self.failures = 0;
-        self.next = self.next.max(restored.map_or(Epoch(1), Epoch::next));
+        self.next = self.next.max(taken.next());
         self.due = self.now.saturating_add(self.settings.interval);
     }
 
@@ -321,11 +312,5 @@ impl<P> Coordinator<P> {
     /// Whether a manifest is being written, so that the latest checkpoint is not known for sure.
     pub(super) fn is_writing(&self) -> bool {
         matches!(self.phase, Phase::Writing(_))
-    }
-}
-
-impl Epoch {
-    fn next(self) -> Epoch {
-        Epoch(self.0.saturating_add(1))
     }
 }

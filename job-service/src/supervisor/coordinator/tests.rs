@@ -54,7 +54,7 @@ fn event_of(text: &str) -> E {
     let rest = |at: usize| words[at..].join(" ");
     match words[0] {
         "woken" => Event::Woken,
-        "started" => Event::Started { processes: number(1), restored: (words.len() > 2).then(|| epoch(3)) },
+        "started" => Event::Started { processes: number(1), taken: if words.len() > 2 { epoch(3) } else { Epoch(0) } },
         "saved" => Event::Saved { epoch: epoch(1), process: number(3), parts: format!("part of {}", words[3]) },
         "failed" => Event::SaveFailed { epoch: epoch(1), process: number(3), why: rest(4) },
         "written" => Event::ManifestWritten { epoch: epoch(1) },
@@ -262,10 +262,10 @@ struct Observer {
 impl Observer {
     fn before(&mut self, event: &E) {
         match event {
-            Event::Started { processes, restored } => {
+            Event::Started { processes, taken } => {
                 self.orphaned = true;
                 self.processes = *processes;
-                self.greatest = self.greatest.max(restored.unwrap_or_default().0);
+                self.greatest = self.greatest.max(taken.0);
             }
             Event::Stop | Event::ProcessLost => (self.orphaned, self.processes) = (true, 0),
             Event::Saved { process, epoch, .. } if *process < self.processes => {
@@ -339,7 +339,7 @@ proptest! {
             let event = match step {
                 Step::Wait => Event::Woken,
                 Step::Started { processes, ahead } => {
-                    Event::Started { processes, restored: ahead.map(|ahead| Epoch((observer.greatest + ahead).saturating_sub(2))) }
+                    Event::Started { processes, taken: ahead.map_or(Epoch(0), |ahead| Epoch((observer.greatest + ahead).saturating_sub(2))) }
                 }
                 Step::Saved { process, behind } => Event::Saved { process, epoch: epoch(behind), parts: "part".into() },
                 Step::SaveFailed { process, behind } => {

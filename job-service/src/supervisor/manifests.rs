@@ -1,0 +1,152 @@
+//! Manifests in the journals of an object store: [`JournalManifests`].
+
+use std::collections::{BTreeSet, HashMap};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::checkpoints::{Beginning, Manifest, ManifestError, ManifestStore, Restorable};
+use super::coordinator::Purpose;
+use crate::checkpoint::{self, Collector, CommitError, Epoch, Journal, Kind, Settled, Storage, Writer};
+use crate::job::{Generation, JobId};
+
+/// Into how many groups keys are hashed: a part of the format of saved state.
+const KEY_GROUPS: u32 = 1 << 16;
+/// How often it is looked what became of a manifest that may have been written, and how long between two looks.
+const LOOKS: u32 = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+
+/// Writes manifests to the journal of each job, and finds them there.
+#[derive(Debug)]
+pub struct JournalManifests {
+    storage: Storage,
+    /// Of jobs that run. A job's is used by one call at a time.
+    jobs: Mutex<HashMap<JobId, Arc<tokio::sync::Mutex<OfJob>>>>,
+}
+
+#[derive(Debug, Default)]
+struct OfJob {
+    /// Of the present attempt.
+    writer: Option<Writer>,
+    collector: Collector,
+}
+
+impl JournalManifests {
+    /// In this storage.
+    pub fn new(storage: Storage) -> JournalManifests {
+        JournalManifests { storage, jobs: Mutex::default() }
+    }
+
+    fn of(&self, job: &JobId) -> Arc<tokio::sync::Mutex<OfJob>> {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(jobs.entry(job.clone()).or_default())
+    }
+}
+
+#[tonic::async_trait]
+impl ManifestStore for JournalManifests {
+    async fn write(&self, manifest: Manifest) -> Result<(), ManifestError> {
+        let of_job = self.of(&manifest.job);
+        let mut of_job = of_job.lock().await;
+        let Some(writer) = &mut of_job.writer else {
+            return Err(ManifestError::NotWritten("no attempt of the job has begun".to_owned()));
+        };
+        let shards = manifest.parts.iter().map(|part| part.shards).max().unwrap_or(1);
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let manifest = checkpoint::Manifest {
+            name: manifest.job.to_string(),
+            job: manifest.job,
+            generation: writer.generation(),
+            epoch: manifest.epoch,
+            created: u64::try_from(created).unwrap_or(u64::MAX),
+            kind: match manifest.purpose {
+                Purpose::Checkpoint => Kind::Checkpoint,
+                Purpose::Savepoint => Kind::Savepoint,
+            },
+            key_groups: KEY_GROUPS,
+            shards,
+            // The heads of the parts say what fits.
+            plan: serde_json::Value::Null,
+            operators: manifest.parts,
+            metrics: None,
+        };
+        let committed = match writer.commit(&manifest).await {
+            Err(error) if !error.is_definite() => settle(writer, error).await?,
+            other => other.map_err(|error| ManifestError::NotWritten(error.to_string()))?,
+        };
+        match committed.superseded {
+            None => Ok(()),
+            Some(later) => Err(ManifestError::Unknown(format!("attempt {later} of the job has begun elsewhere"))),
+        }
+    }
+
+    async fn begin(&self, job: &JobId, generation: Generation) -> Result<Beginning, String> {
+        let of_job = self.of(job);
+        let mut of_job = of_job.lock().await;
+        let journal = Journal::of(&self.storage, job).map_err(|error| error.to_string())?;
+        let writer = journal.begin(generation).await.map_err(|error| error.to_string())?;
+        let found = journal.newest().await.map_err(|error| error.to_string())?;
+        let restorable = match found.manifest {
+            None => None,
+            Some(manifest) => {
+                let bytes = serde_json::to_vec(&manifest).map_err(|error| error.to_string())?;
+                Some(Restorable { epoch: manifest.epoch, manifest: bytes.into() })
+            }
+        };
+        let skipped = |skipped: checkpoint::Skipped| {
+            format!("checkpoint {} is not whole, and an older one is taken: {}", skipped.epoch, skipped.why)
+        };
+        let remarks = found.skipped.into_iter().map(skipped).collect();
+        let taken = Epoch(writer.next().0.saturating_sub(1));
+        of_job.writer = Some(writer);
+        Ok(Beginning { restorable, taken, remarks })
+    }
+
+    async fn discard(&self, job: JobId, retained: NonZeroUsize) {
+        let of_job = self.of(&job);
+        let mut of_job = of_job.lock().await;
+        let OfJob { writer, collector } = &mut *of_job;
+        let Some(writer) = writer else { return };
+        // What is not removed now is removed with the next one.
+        if let Err(error) = collector.collect(writer, retained, &BTreeSet::new()).await {
+            tracing::warn!(%job, "checkpoints that are not needed any more cannot be removed: {error}");
+        }
+    }
+
+    async fn forget(&self, job: &JobId) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
+        let layout = match checkpoint::Layout::of(job) {
+            Ok(layout) => layout,
+            Err(_) => return,
+        };
+        // Generations last: while they are there, no earlier attempt writes.
+        let [generations, manifests, files] = layout.folders();
+        for folder in [manifests, files, generations] {
+            let removed = match self.storage.list(&folder).await {
+                Ok(listed) => {
+                    let keys: Vec<_> = listed.into_iter().map(|object| object.key).collect();
+                    self.storage.delete(&keys).await
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = removed {
+                tracing::warn!(%job, "the checkpoints of a job that is over cannot be removed: {error}");
+                return;
+            }
+        }
+    }
+}
+
+/// Finds out whether a manifest was written that may have been.
+async fn settle(writer: &mut Writer, mut error: CommitError) -> Result<checkpoint::Committed, ManifestError> {
+    for _ in 0..LOOKS {
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+        match writer.settle().await {
+            Ok(Some(Settled::Committed(committed))) => return Ok(committed),
+            Ok(_) => return Err(ManifestError::NotWritten(error.to_string())),
+            Err(later) if later.is_definite() => return Err(ManifestError::NotWritten(later.to_string())),
+            Err(later) => error = later,
+        }
+    }
+    Err(ManifestError::Unknown(error.to_string()))
+}
