@@ -113,6 +113,7 @@ pub(super) async fn work(
 
 /// What the service said.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 enum Said {
     Order(Order),
     /// Something that this process does not know.

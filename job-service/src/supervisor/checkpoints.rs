@@ -128,7 +128,7 @@ struct Written {
 #[derive(Debug)]
 pub(super) enum Todo {
     /// Every process.
-    Tell(Order),
+    Tell(Box<Order>),
     /// For the job's owner.
     Warn(String),
     /// The attempt cannot go on.
@@ -206,7 +206,7 @@ impl Checkpoints {
     fn carry_out(&mut self, generation: Generation, decision: Decision<Vec<Part>>, told: bool, todo: &mut Vec<Todo>) {
         match decision {
             Decision::Begin { epoch, .. } => {
-                todo.push(Todo::Tell(Order::Checkpoint(v1::Checkpoint { epoch: epoch.0 })));
+                todo.push(Todo::Tell(Box::new(Order::Checkpoint(v1::Checkpoint { epoch: epoch.0 }))));
             }
             Decision::Commit { epoch, purpose, parts } => {
                 let parts = parts.into_iter().flatten().collect();
@@ -219,10 +219,10 @@ impl Checkpoints {
                 });
             }
             Decision::Committed { epoch, .. } => {
-                todo.push(Todo::Tell(Order::CheckpointCommitted(v1::CheckpointCommitted { epoch: epoch.0 })));
+                todo.push(Todo::Tell(Box::new(Order::CheckpointCommitted(v1::CheckpointCommitted { epoch: epoch.0 }))));
             }
             Decision::Aborted { epoch, why, .. } => {
-                todo.push(Todo::Tell(Order::CheckpointAborted(v1::CheckpointAborted { epoch: epoch.0 })));
+                todo.push(Todo::Tell(Box::new(Order::CheckpointAborted(v1::CheckpointAborted { epoch: epoch.0 }))));
                 if told {
                     todo.push(Todo::Warn(format!("checkpoint {epoch} failed: {why}")));
                 }

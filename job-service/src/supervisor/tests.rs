@@ -221,7 +221,8 @@ async fn an_attempt_that_lost_a_process_leaves_nothing_to_the_next() {
     two.deployed().await;
     assert_eq!(deployment.retrieval_token, one.token);
     one.says("first attempt");
-    (one.measures(5), two.measures(7));
+    one.measures(5);
+    two.measures(7);
     assert_eq!(bundles(&job), 12);
     two.completes();
 
@@ -240,15 +241,18 @@ async fn an_attempt_that_lost_a_process_leaves_nothing_to_the_next() {
 
     // Whatever the first attempt still says.
     one.says("too late");
-    (one.measures(100), two.measures(100));
-    (one.completes(), one.fails("too late", false));
+    one.measures(100);
+    two.measures(100);
+    one.completes();
+    one.fails("too late", false);
     assert_eq!(bundles(&job), 0);
     let stale = fleet.supervisor.attach(one.name.clone(), &one.token, String::new());
     let refused = AttachRefused::Stale { process: one.name.clone(), present: Generation(2) };
     assert_eq!(stale.map(|_| ()), Err(refused));
 
     three.measures(3);
-    (three.completes(), four.completes());
+    three.completes();
+    four.completes();
     let course = course(&job).await;
     assert_eq!(course[..2], ["STOPPED", "STARTING"]);
     // The state comes from the attempt's task, and what a process says does not wait for it.
@@ -381,7 +385,8 @@ async fn a_job_goes_on_from_the_last_checkpoint_whose_manifest_is_written() {
     two.deployed().await;
     assert_eq!(deployment.checkpoints, Some(v1::Checkpoints { restore: "its manifest".into(), ..expected }));
     assert_eq!((one.checkpoint().await, two.checkpoint().await), (3, 3));
-    (one.completes(), two.completes());
+    one.completes();
+    two.completes();
     let course = course(&job).await;
     assert!(course.iter().any(|line| line.contains("from its latest checkpoint")), "{course:?}");
     assert!(course.iter().any(|line| line == "the job goes on from checkpoint 1"), "{course:?}");
