@@ -176,8 +176,15 @@ impl ObjectStore for Faulty {
         }
     }
 
+    /// Some go, and then it fails.
     fn delete_stream(&self, paths: BoxStream<Result<Path>>) -> BoxStream<Result<Path>> {
-        self.inner.delete_stream(paths)
+        match self.choose(&[(self.rates.fails, ())]) {
+            None => self.inner.delete_stream(paths),
+            Some(()) => {
+                let some = self.inner.delete_stream(Box::pin(paths.take(self.below(3) as usize)));
+                Box::pin(some.chain(tokio_stream::once(Err(failure()))))
+            }
+        }
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<Result<ObjectMeta>> {

@@ -123,7 +123,7 @@ impl Provider {
         names.join(", ")
     }
 
-    /// As the builder knows it. Its own names of the client's options have no prefix with Amazon.
+    /// As the builder of the store knows it.
     pub(super) fn builder_name(self, name: &str) -> String {
         name.to_ascii_lowercase()
     }

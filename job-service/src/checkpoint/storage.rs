@@ -137,7 +137,7 @@ pub enum StorageError {
         key: Key,
         /// What was said.
         #[source]
-        source: ClientError,
+        source: Box<ClientError>,
     },
     /// No answer.
     #[error("{action} {key} in the checkpoint storage {url} was not over after {} s", after.as_secs_f32())]
@@ -196,7 +196,7 @@ impl StorageError {
         match self {
             StorageError::Late { .. } => true,
             StorageError::Store { source, .. } => !matches!(
-                source,
+                **source,
                 ClientError::NotSupported { .. }
                     | ClientError::NotImplemented { .. }
                     | ClientError::PermissionDenied { .. }
@@ -555,10 +555,8 @@ impl Storage {
             while let Some(joined) = race.join_next().await {
                 match joined.map_err(|e| not_atomic(e.to_string()))? {
                     Ok(body) => won.push(body),
-                    Err(StorageError::Store {
-                        source: ClientError::AlreadyExists { .. } | ClientError::Precondition { .. },
-                        ..
-                    }) => {}
+                    Err(StorageError::Store { source, .. })
+                        if matches!(*source, ClientError::AlreadyExists { .. } | ClientError::Precondition { .. }) => {}
                     Err(error) => failed = Some(error),
                 }
             }
@@ -604,7 +602,7 @@ impl Storage {
     fn error(&self, action: &'static str, key: &Key, source: ClientError) -> StorageError {
         match source {
             ClientError::NotFound { .. } => StorageError::NotFound { url: self.url.clone(), key: key.clone() },
-            source => StorageError::Store { action, url: self.url.clone(), key: key.clone(), source },
+            source => StorageError::Store { action, url: self.url.clone(), key: key.clone(), source: Box::new(source) },
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Tests against real stores, and against one that fails.
 //!
-//! Most run on every store that is at hand: memory, a local folder, a small server of our own that is spoken to by the
-//! clients for Amazon and Google, and what `FERROBEAM_TEST_STORES` names: stores
-//! separated by `;`, each a URL and its options separated by spaces. Each test works in a folder of its own there. For
-//! moto (`pip install 'moto[server]'`, `moto_server -p 5555`) with a bucket `test`:
+//! Most run on every store that is at hand: memory, a local folder, a small server of our own that the clients for
+//! Amazon and Google talk to, and what `FERROBEAM_TEST_STORES` names: stores separated by `;`, each a URL and its
+//! options separated by spaces. Each test works in a folder of its own there. For moto (`pip install 'moto[server]'`,
+//! `moto_server -p 5555`) with a bucket `test`:
 //!
 //! ```text
 //! FERROBEAM_TEST_STORES='s3://test AWS_ENDPOINT_URL=http://127.0.0.1:5555 AWS_ALLOW_HTTP=true AWS_REGION=us-east-1

@@ -61,7 +61,7 @@ impl Server {
     fn open(&self, url: &str, options: &[(&str, &str)]) -> Storage {
         let endpoint = format!("http://{}", self.address);
         let options = options.iter().fold(Options::none(), |options, (name, value)| {
-            let value = if *value == "HERE" { endpoint.as_str() } else { value };
+            let value = if *value == "HERE" { endpoint.as_str() } else { *value };
             options.with(name, value).expect("once")
         });
         Storage::open_with(url, &options, limits()).expect("it opens")
