@@ -14,6 +14,7 @@ pub mod executor;
 pub mod grouping;
 pub mod memory;
 pub mod metrics;
+pub mod model;
 pub mod pipeline;
 pub mod plan;
 pub mod side_input;

@@ -29,6 +29,11 @@ const WAITING: usize = 4096;
 /// Of a longer text the rest stays here: harnesses may log whatever they like.
 const LONGEST: usize = 256 << 10;
 
+/// So many values are reported at the usual pace; twice as many, half as often.
+const VALUES: u32 = 5000;
+/// However many there are, those who watch a job are to see that it goes on.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
 /// See the module. Shared by everything in the process that has something to say.
 #[derive(Debug)]
 pub(super) struct Reports {
@@ -151,14 +156,18 @@ impl Reports {
 
     /// All metrics so far, with those of open bundles if there is a bridge to ask.
     pub(super) fn metrics(&self, plan: &Plan, bridge: Option<&Bridge>) -> Report {
+        Report::Metrics(self.measured(plan, bridge))
+    }
+
+    fn measured(&self, plan: &Plan, bridge: Option<&Bridge>) -> v1::Metrics {
         let running = bridge.map(Bridge::running).unwrap_or_default();
         let committed = self.lock();
         let name = |id: &StageId| plan.stages.get(id.0 as usize).map_or_else(|| id.0.to_string(), |s| s.name.clone());
-        Report::Metrics(v1::Metrics {
+        v1::Metrics {
             committed: to_infos(committed.all()),
             running: running.into_iter().flat_map(|bundle| to_infos(bundle.metrics)).collect(),
             bundles: committed.bundles().map(|(id, count)| (name(id), *count)).collect(),
-        })
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Committed> {
@@ -175,14 +184,19 @@ impl Reports {
         self.lock().before(epoch)
     }
 
-    /// Reports metrics whenever they changed, but no more often than `every`. Never ends.
+    /// Reports metrics whenever they changed, but no more often than `every`, and than [`pause`] says. Never ends.
     pub(super) async fn keep_reporting(&self, plan: &Plan, bridge: &Bridge, every: Duration) {
+        let mut said = 0;
         loop {
-            tokio::time::sleep(every).await;
+            tokio::time::sleep(pause(every, said)).await;
             self.tell_dropped();
             let changed = self.changed.swap(false, Ordering::Relaxed);
-            if (changed || !bridge.running().is_empty()) && !self.offer(self.metrics(plan, Some(bridge))) {
-                self.changed.fetch_or(changed, Ordering::Relaxed);
+            if changed || !bridge.running().is_empty() {
+                let metrics = self.measured(plan, Some(bridge));
+                said = metrics.committed.len() + metrics.running.len() + metrics.bundles.len();
+                if !self.offer(Report::Metrics(metrics)) {
+                    self.changed.fetch_or(changed, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -199,6 +213,13 @@ impl Reports {
             }
         }
     }
+}
+
+/// How long to wait after a report of so many values. A report has all of them, so a job with many stages, which takes
+/// as much longer, would spend the square of their number on reports; it is told of less often.
+fn pause(every: Duration, values: usize) -> Duration {
+    let values = u32::try_from(values).unwrap_or(u32::MAX);
+    every.saturating_mul(1 + values / VALUES).min(LONGEST_PAUSE.max(every))
 }
 
 impl JobObserver for Reports {
@@ -302,6 +323,19 @@ mod tests {
         // Harnesses may still say why they take so long.
         reports.log(entry(Severity::Warn));
         assert_eq!(said(&mut outgoing).importance(), v1::message::Importance::Warning);
+    }
+
+    #[test]
+    fn many_values_are_reported_less_often() {
+        let every = Duration::from_millis(500);
+        assert_eq!(pause(every, 0), every);
+        assert_eq!(pause(every, 4999), every);
+        assert_eq!(pause(every, 50_000), every * 11);
+        assert_eq!(pause(every, usize::MAX), LONGEST_PAUSE);
+        assert_eq!(pause(LONGEST_PAUSE * 2, 1), LONGEST_PAUSE * 2);
+        // However many they are, so many are copied and sent in a second, at most.
+        let pace = |values: usize| values as f64 / pause(every, values).as_secs_f64();
+        assert!((0..25).map(|doubled| 10 << doubled).filter(|it| *it < 100_000).all(|it| pace(it) < 10_001.0));
     }
 
     #[test]

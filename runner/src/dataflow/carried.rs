@@ -10,12 +10,31 @@ use crate::grouping::{Kept, References};
 use crate::state::{FrozenStore, key_group, worker_of};
 use crate::time::{Moment, Timestamp};
 
+/// Batches that waited at some time, with the moments that they came at, to be read by another thread.
+pub(crate) struct FrozenBatches(Box<Read>);
+
+type Read = dyn FnOnce(&mut See<'_>) -> io::Result<()> + Send;
+type See<'a> = dyn FnMut(Moment, Batch) -> io::Result<()> + 'a;
+
+impl FrozenBatches {
+    /// Those that `read` gives, in order.
+    pub(crate) fn new(read: impl FnOnce(&mut See<'_>) -> io::Result<()> + Send + 'static) -> FrozenBatches {
+        FrozenBatches(Box::new(read))
+    }
+}
+
+impl From<FrozenInput> for FrozenBatches {
+    fn from(input: FrozenInput) -> FrozenBatches {
+        FrozenBatches::new(move |see| input.read(see))
+    }
+}
+
 /// What an operator carries, as it was at the border.
 pub(crate) struct Carried {
     /// All of each is carried.
-    whole: Vec<FrozenInput>,
+    whole: Vec<FrozenBatches>,
     /// Of each, what came before the epoch `before`.
-    parts: Vec<FrozenInput>,
+    parts: Vec<FrozenBatches>,
     before: u64,
     paused: Vec<CarriedBatch>,
     /// Elements may go on in state: the rest of them is saved with them.
@@ -36,11 +55,11 @@ impl Carried {
 
     /// Adds input that is carried.
     pub(crate) fn add_all(&mut self, inputs: impl IntoIterator<Item = FrozenInput>) {
-        self.whole.extend(inputs);
+        self.whole.extend(inputs.into_iter().map(FrozenBatches::from));
     }
 
     /// Adds input that waits: of it, what came before the border.
-    pub(crate) fn add(&mut self, inputs: impl IntoIterator<Item = FrozenInput>) {
+    pub(crate) fn add(&mut self, inputs: impl IntoIterator<Item = FrozenBatches>) {
         self.parts.extend(inputs);
     }
 
@@ -63,7 +82,7 @@ impl Carried {
         };
         let every = all.into_iter().map(|input| (input, u64::MAX)).chain(parts.into_iter().map(|part| (part, before)));
         for (input, before) in every {
-            input.read(|moment, batch| {
+            (input.0)(&mut |moment, batch| {
                 if moment.epoch >= before {
                     return Ok(());
                 }

@@ -44,6 +44,8 @@ mod proof;
 mod proof_flow;
 #[cfg(test)]
 mod proof_restore;
+#[cfg(test)]
+mod wide;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -35,9 +35,10 @@ pub(super) fn validate(proto: pb::Pipeline) -> Result<Pipeline, Refusal> {
     let found = resolve::leaves(&proto, components, &mut findings);
     let mut transforms: Vec<Transform> =
         found.leaves.iter().map(|(id, leaf)| needs::leaf(id, leaf, components, &mut findings)).collect();
-    for transform in &mut transforms {
-        for input in transform.inputs.values_mut() {
-            follow(&found.aliases, input);
+    let originals = originals(&found.aliases);
+    for input in transforms.iter_mut().flat_map(|transform| transform.inputs.values_mut()) {
+        if let Some(original) = originals.get(input.0.as_str()) {
+            *input = PCollectionName::from(*original);
         }
     }
     references(&transforms, components, &mut findings);
@@ -67,15 +68,23 @@ pub(super) fn validate(proto: pb::Pipeline) -> Result<Pipeline, Refusal> {
     })
 }
 
-/// Replaces a PCollection that is another under a new id. A loop of such ids leads nowhere and is left for
-/// [`edges`] to report as unproduced.
-fn follow(aliases: &BTreeMap<&str, &str>, input: &mut PCollectionName) {
-    for _ in 0..=aliases.len() {
-        match aliases.get(input.0.as_str()) {
-            Some(original) => *input = PCollectionName::from(*original),
-            None => return,
-        }
+/// The PCollection that each alias stands for in the end. A loop of aliases leads nowhere and is left for [`edges`] to
+/// report as unproduced.
+fn originals<'a>(aliases: &BTreeMap<&'a str, &'a str>) -> BTreeMap<&'a str, &'a str> {
+    let mut originals = BTreeMap::new();
+    for alias in aliases.keys() {
+        let (mut path, mut at) = (BTreeSet::new(), *alias);
+        // To where an earlier path went through, so that each alias is passed once.
+        let original = loop {
+            match (originals.get(at), aliases.get(at)) {
+                (Some(known), _) => break *known,
+                (None, Some(next)) if path.insert(at) => at = next,
+                (None, _) => break at,
+            }
+        };
+        originals.extend(path.into_iter().map(|alias| (alias, original)));
     }
+    originals
 }
 
 /// That everything named is there and sound.
@@ -101,7 +110,7 @@ fn references(transforms: &[Transform], components: &pb::Components, findings: &
             Kind::CombinePerKey { accumulator } => Some(accumulator),
             Kind::Splittable { restriction } => Some(restriction),
             Kind::TestStream { coder, .. } => Some(coder),
-            _ => None,
+            Kind::Impulse | Kind::Flatten | Kind::GroupByKey | Kind::Redistribute { .. } | Kind::Sdk => None,
         };
         if let Some(coder) = payload_coder {
             coders.check(&coder.0, &format!("transform \"{name}\""), findings);

@@ -5,7 +5,7 @@ use ferrobeam_proto::pipeline::state_spec::Spec;
 use ferrobeam_proto::urns::standard_user_state_types as protocol;
 
 use super::{CoderName, KeyedParDo, StateSpec, TimerSpec};
-use crate::plan::{StateKind, TimeDomain};
+use crate::model::{StateKind, TimeDomain};
 
 /// None if it keeps nothing; an error says everything that cannot be kept.
 pub(super) fn read(payload: &pb::ParDoPayload) -> Result<Option<KeyedParDo>, Vec<String>> {
@@ -70,7 +70,16 @@ fn state(name: &str, proto: &pb::StateSpec) -> Result<StateSpec, String> {
         // Its elements are the keys. What an SDK puts for values it does not say: Java nothing, Go a boolean.
         (Spec::SetSpec(_), StateKind::Multimap) => None,
         // Python keeps a set in a bag.
-        _ => coders.last().cloned(),
+        (Spec::SetSpec(_), StateKind::Bag | StateKind::OrderedList)
+        | (
+            Spec::ReadModifyWriteSpec(_)
+            | Spec::BagSpec(_)
+            | Spec::CombiningSpec(_)
+            | Spec::MapSpec(_)
+            | Spec::MultimapSpec(_)
+            | Spec::OrderedListSpec(_),
+            StateKind::Bag | StateKind::Multimap | StateKind::OrderedList,
+        ) => coders.last().cloned(),
     };
     let single_valued = kind == StateKind::Multimap && !matches!(spec, Spec::MultimapSpec(_));
     Ok(StateSpec { name: name.to_owned(), kind, value, coders, single_valued })

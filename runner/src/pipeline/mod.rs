@@ -11,6 +11,9 @@
 //! Refusals are gathered, not returned at the first: a user who has to change a pipeline wants the whole list. Only a
 //! fault that makes the following checks meaningless ends the search early.
 
+// A new kind of anything must not fall into an arm that was written before it.
+#![warn(clippy::wildcard_enum_match_arm)]
+
 mod check;
 mod coders;
 mod graph;
@@ -23,13 +26,13 @@ mod trigger;
 mod window;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 
 use ferrobeam_proto::pipeline as pb;
 
-use crate::plan::{StateKind, TimeDomain};
+use crate::model::{Access, StateKind, TimeDomain};
 
 pub(crate) use coders::{KNOWN_CODERS, REQUIRED_CODERS};
 pub(crate) use graph::topological_order;
@@ -65,7 +68,7 @@ pub(crate) struct Transform {
     /// Where it runs; always known for [`Kind::Sdk`], [`Kind::Splittable`] and [`Kind::CombinePerKey`].
     pub(crate) environment: Option<EnvironmentName>,
     /// How it reads which of its inputs as side inputs.
-    pub(crate) side_inputs: BTreeMap<String, crate::plan::Access>,
+    pub(crate) side_inputs: BTreeMap<String, Access>,
     /// It must be the head of a stage, because its input has to be stable over retries or is split there.
     pub(crate) heads_stage: bool,
     /// It asks to be told when its bundles are durable.
@@ -147,7 +150,12 @@ impl Transform {
 
     /// True if an SDK harness runs it.
     pub(crate) fn is_sdk(&self) -> bool {
-        matches!(self.kind, Kind::Sdk | Kind::Splittable { .. } | Kind::CombinePerKey { .. })
+        match self.kind {
+            Kind::Sdk | Kind::Splittable { .. } | Kind::CombinePerKey { .. } => true,
+            Kind::Impulse | Kind::Flatten | Kind::TestStream { .. } | Kind::GroupByKey | Kind::Redistribute { .. } => {
+                false
+            }
+        }
     }
 }
 

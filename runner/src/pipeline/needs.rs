@@ -14,7 +14,7 @@ use prost::Message;
 use super::refusal::Findings;
 use super::resolve::urn;
 use super::{CoderName, EnvironmentName, Kind, PCollectionName, Transform, TransformName, keyed};
-use crate::plan::Access;
+use crate::model::Access;
 
 /// Turns a leaf into the planner's form. Ids were not looked up yet.
 pub(super) fn leaf(

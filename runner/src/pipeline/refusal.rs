@@ -1,5 +1,6 @@
 //! [`Refusal`]: why a pipeline is not run, in one message.
 
+use std::collections::HashMap;
 use std::fmt;
 
 /// About how much a message says before it starts counting instead of naming. It travels as the status of a call, in
@@ -52,12 +53,13 @@ impl fmt::Display for Refusal {
         f.write_str("this pipeline cannot run here: ")?;
         // One line for each distinct reason, with all who share it, in the order of first appearance.
         let mut lines: Vec<(&str, Vec<&str>)> = Vec::new();
+        let mut line_of: HashMap<&str, usize> = HashMap::new();
         for reason in &self.reasons {
-            let name = reason.transform.as_deref();
-            match lines.iter_mut().find(|(what, _)| *what == reason.what) {
-                Some((_, names)) => names.extend(name),
-                None => lines.push((&reason.what, name.into_iter().collect())),
-            }
+            let line = *line_of.entry(&reason.what).or_insert_with(|| {
+                lines.push((&reason.what, Vec::new()));
+                lines.len() - 1
+            });
+            lines[line].1.extend(reason.transform.as_deref());
         }
         let mut room = LONGEST;
         for (index, (what, names)) in lines.iter().enumerate() {

@@ -16,7 +16,7 @@ pub(crate) fn windowing(strategy: &pb::WindowingStrategy, window_coder: WindowCo
     let merging = match merging(strategy) {
         // Sessions of an SDK that encodes its windows in its own way: it merges them too.
         Merging::Sessions if window_coder != WindowCoder::Interval => Merging::Custom,
-        merging => merging,
+        merging @ (Merging::None | Merging::Sessions | Merging::Custom) => merging,
     };
     Windowing {
         window_coder,
@@ -31,16 +31,22 @@ pub(crate) fn windowing(strategy: &pb::WindowingStrategy, window_coder: WindowCo
         accumulation: match strategy.accumulation_mode() {
             pb::accumulation_mode::Enum::Accumulating => Accumulation::Accumulating,
             // Groupings that retract were refused.
-            _ => Accumulation::Discarding,
+            pb::accumulation_mode::Enum::Discarding
+            | pb::accumulation_mode::Enum::Retracting
+            | pb::accumulation_mode::Enum::Unspecified => Accumulation::Discarding,
         },
         allowed_lateness: strategy.allowed_lateness,
         closing: match strategy.closing_behavior() {
             pb::closing_behavior::Enum::EmitAlways => ClosingBehavior::EmitAlways,
-            _ => ClosingBehavior::EmitIfNonempty,
+            pb::closing_behavior::Enum::EmitIfNonempty | pb::closing_behavior::Enum::Unspecified => {
+                ClosingBehavior::EmitIfNonempty
+            }
         },
         on_time: match strategy.on_time_behavior() {
             pb::on_time_behavior::Enum::FireIfNonempty => OnTimeBehavior::FireIfNonempty,
-            _ => OnTimeBehavior::FireAlways,
+            pb::on_time_behavior::Enum::FireAlways | pb::on_time_behavior::Enum::Unspecified => {
+                OnTimeBehavior::FireAlways
+            }
         },
     }
 }

@@ -1,9 +1,10 @@
 //! From a rewritten and fused pipeline to the plan.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use prost::Message;
 
+use super::copies::Copies;
 use super::descriptor::DescriptorBuilder;
 use super::draft::Draft;
 use super::fuse::{FusedStage, Fusion};
@@ -27,10 +28,14 @@ pub(super) struct Assembly<'a> {
     unbounded: BTreeSet<PCollectionName>,
     environment_ids: BTreeMap<EnvironmentName, EnvironmentId>,
     stage_names: BTreeSet<String>,
+    copies: Copies,
+    /// Of the collections that were asked about.
+    wires: HashMap<PCollectionName, Wire>,
     plan: Plan,
 }
 
 /// The coders of a collection on the wire.
+#[derive(Clone)]
 pub(super) struct Wire {
     /// As it is written, and read wherever nothing else is said.
     pub(super) value: CoderName,
@@ -63,6 +68,8 @@ pub(super) fn assemble(draft: &mut Draft, fusion: Fusion) -> Result<Plan, Refusa
         unbounded: bounds::unbounded(&draft.transforms, &draft.pcollections),
         environment_ids: BTreeMap::new(),
         stage_names: BTreeSet::new(),
+        copies: Copies::default(),
+        wires: HashMap::new(),
         plan: Plan { collections: Vec::new(), nodes: Vec::new(), stages: Vec::new(), environments: Vec::new() },
         draft,
     };
@@ -115,47 +122,43 @@ impl Assembly<'_> {
         }
     }
 
+    /// Adds the operator of a transform that the runner runs.
     fn runner_node(&mut self, index: usize) -> Result<(), Refusal> {
         let transform = self.draft.transforms[index].clone();
         let name = transform.unique_name.clone();
-        if let Kind::TestStream { .. } = transform.kind {
-            let events = test_stream::events(&transform)?;
-            let outputs = transform.outputs.iter().map(|(tag, output)| (tag.clone(), self.collection(output)));
-            let outputs = outputs.collect();
-            self.plan.nodes.push(Node::TestStream { name, events, outputs });
-            return Ok(());
-        }
-        let Some(output) = transform.output() else { return Ok(()) };
+        let complaint = |what: &str| Refusal::of_transform(&transform.unique_name, what);
+        // Validation made sure of both for the kinds that need them.
+        let output = || transform.output().ok_or_else(|| complaint("has no output"));
+        let input = || transform.main_input().map(|(_, from)| from).ok_or_else(|| complaint("has no input"));
         let node = match transform.kind {
-            Kind::Impulse => Node::Impulse { output: self.collection(output) },
+            Kind::Impulse => Node::Impulse { output: self.collection(output()?) },
             Kind::Flatten => Node::Flatten {
                 inputs: transform.inputs.values().map(|input| self.collection(input)).collect(),
-                output: self.collection(output),
+                output: self.collection(output()?),
             },
-            _ => {
-                let Some((_, from)) = transform.main_input() else { return Ok(()) };
+            Kind::TestStream { .. } => {
+                let events = test_stream::events(&transform)?;
+                let outputs = transform.outputs.iter().map(|(tag, output)| (tag.clone(), self.collection(output)));
+                Node::TestStream { name, events, outputs: outputs.collect() }
+            }
+            Kind::Redistribute { by_key } => {
+                let input = self.collection(input()?);
+                Node::Redistribute { name, input, output: self.collection(output()?), by_key }
+            }
+            Kind::GroupByKey => {
+                let from = input()?;
                 let input = self.collection(from);
-                match transform.kind {
-                    Kind::Redistribute { by_key } => {
-                        Node::Redistribute { name, input, output: self.collection(output), by_key }
-                    }
-                    _ => {
-                        let windowing = self.windowing(from);
-                        let merge = match windowing.merging {
-                            Merging::Custom => Some(ask_windows::merging(self, &transform, from)?),
-                            _ => None,
-                        };
-                        let waits = self.is_bounded(from) && windowing.trigger.waits_for_the_end();
-                        Node::GroupByKey {
-                            name,
-                            input,
-                            output: self.collection(output),
-                            windowing,
-                            merge,
-                            bounded: waits,
-                        }
-                    }
-                }
+                let windowing = self.windowing(from);
+                let merge = match windowing.merging {
+                    Merging::Custom => Some(ask_windows::merging(self, &transform, from)?),
+                    Merging::None | Merging::Sessions => None,
+                };
+                let bounded = self.is_bounded(from) && windowing.trigger.waits_for_the_end();
+                Node::GroupByKey { name, input, output: self.collection(output()?), windowing, merge, bounded }
+            }
+            // They are in stages, or taken apart.
+            Kind::CombinePerKey { .. } | Kind::Splittable { .. } | Kind::Sdk => {
+                return Err(complaint("was planned to run outside of an SDK harness, which is a fault of the planner"));
             }
         };
         self.plan.nodes.push(node);
@@ -163,7 +166,7 @@ impl Assembly<'_> {
     }
 
     fn stage_node(&mut self, index: usize) -> Result<(), Refusal> {
-        let FusedStage { environment, input, members, splittable, keyed: _ } = &self.fusion.stages[index];
+        let FusedStage { environment, input, members, splittable, .. } = &self.fusion.stages[index];
         let (environment, input, members, splittable) =
             (environment.clone(), input.clone(), members.clone(), *splittable);
         let mut transforms: Vec<_> = members.iter().map(|member| self.draft.transforms[*member].clone()).collect();
@@ -231,12 +234,9 @@ impl Assembly<'_> {
 
     /// A stage is named after the first transform in it, which stays when others are added behind.
     fn stage_name(&mut self, first: &str) -> String {
-        let mut name = first.to_owned();
-        let mut copy = 1;
-        while !self.stage_names.insert(name.clone()) {
-            copy += 1;
-            name = format!("{first} ({copy})");
-        }
+        let taken = |name: &str| self.stage_names.contains(name);
+        let name = self.copies.free(first.to_owned(), |first, copy| format!("{first} ({copy})"), taken);
+        self.stage_names.insert(name.clone());
         name
     }
 
@@ -300,19 +300,24 @@ impl Assembly<'_> {
     }
 
     pub(super) fn wire(&mut self, name: &PCollectionName) -> Wire {
+        if let Some(wire) = self.wires.get(name) {
+            return wire.clone();
+        }
         let coder = self.draft.coder_of(name);
         let value = self.draft.coders.wire(&coder);
         let window = CoderName(self.draft.windowing_of(name).1.window_coder_id.clone());
         let window = self.draft.coders.wire_window(&window);
         let by_reference = self.may_be_state_backed(name).then(|| self.draft.coders.state_backed(&value)).flatten();
-        Wire { read: by_reference.unwrap_or_else(|| value.clone()), value, window }
+        let wire = Wire { read: by_reference.unwrap_or_else(|| value.clone()), value, window };
+        self.wires.insert(name.clone(), wire.clone());
+        wire
     }
 
     /// Whether values of a group may be sent by reference: only the harness that reads them as its main input knows what
     /// to do with a reference, so nothing else may read the collection.
     fn may_be_state_backed(&self, name: &PCollectionName) -> bool {
-        let grouped =
-            self.producers.get(name).is_some_and(|producer| self.draft.transforms[*producer].kind == Kind::GroupByKey);
+        let producer = self.producers.get(name).map(|producer| &self.draft.transforms[*producer].kind);
+        let grouped = producer.is_some_and(gives_groups);
         let main_input_of_sdk = |reader: &usize| {
             let transform = &self.draft.transforms[*reader];
             transform.is_sdk()
@@ -329,5 +334,19 @@ impl Assembly<'_> {
         let strategy = strategy.clone();
         let window = self.draft.coders.wire_window(&CoderName(strategy.window_coder_id.clone()));
         windowing(&strategy, self.draft.coders.window_structure(&window))
+    }
+}
+
+/// Whether a transform of this kind gives groups that the runner made, and can send by reference.
+fn gives_groups(kind: &Kind) -> bool {
+    match kind {
+        Kind::GroupByKey => true,
+        Kind::Impulse
+        | Kind::Flatten
+        | Kind::TestStream { .. }
+        | Kind::Redistribute { .. }
+        | Kind::CombinePerKey { .. }
+        | Kind::Splittable { .. }
+        | Kind::Sdk => false,
     }
 }

@@ -22,11 +22,24 @@ pub(super) fn unbounded(
         let from_unbounded = transform.main_inputs().any(|(_, input)| unbounded.contains(input));
         for output in transform.outputs.values() {
             let said = pcollections.get(output).map(pb::PCollection::is_bounded);
-            let played = matches!(transform.kind, Kind::TestStream { .. });
-            if from_unbounded || played || said == Some(Said::Unbounded) {
+            if from_unbounded || never_ends(&transform.kind) || said == Some(Said::Unbounded) {
                 unbounded.insert(output.clone());
             }
         }
     }
     unbounded
+}
+
+/// Whether what a transform of this kind gives is unbounded whatever is said of it.
+fn never_ends(kind: &Kind) -> bool {
+    match kind {
+        Kind::TestStream { .. } => true,
+        Kind::Impulse
+        | Kind::Flatten
+        | Kind::GroupByKey
+        | Kind::Redistribute { .. }
+        | Kind::CombinePerKey { .. }
+        | Kind::Splittable { .. }
+        | Kind::Sdk => false,
+    }
 }

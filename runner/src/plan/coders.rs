@@ -15,6 +15,7 @@ use ferrobeam_proto::pipeline as pb;
 use ferrobeam_proto::urns::standard_coders as urn;
 use hashbrown::HashMap;
 
+use super::copies::{Copies, numbered};
 use crate::element::WireCoder;
 use crate::pipeline::{CoderName, KNOWN_CODERS, Pipeline, REQUIRED_CODERS};
 use crate::windowing::WindowCoder;
@@ -33,6 +34,7 @@ pub(super) struct CoderTable {
     /// One coder of each form, to be used for all that are made anew.
     of_form: Vec<CoderName>,
     wired: HashMap<CoderName, CoderName>,
+    copies: Copies,
 }
 
 // Recursion below goes no deeper than validation let coders be.
@@ -52,6 +54,7 @@ impl CoderTable {
             form_of: HashMap::new(),
             of_form: Vec::new(),
             wired: HashMap::new(),
+            copies: Copies::default(),
         }
     }
 
@@ -100,12 +103,8 @@ impl CoderTable {
             return self.of_form[form.0 as usize].clone();
         }
         let short = urn.trim_start_matches("beam:coder:").trim_end_matches(":v1");
-        let mut id = CoderName(format!("{like}/{short}"));
-        let mut copy = 1;
-        while self.protos.contains_key(&id) {
-            copy += 1;
-            id = CoderName(format!("{like}/{short}/{copy}"));
-        }
+        let taken = |id: &str| self.protos.contains_key(id);
+        let id = CoderName(self.copies.free(format!("{like}/{short}"), numbered, taken));
         let proto = pb::Coder {
             spec: Some(pb::FunctionSpec { urn: urn.to_owned(), payload }),
             component_coder_ids: components.iter().map(|component| component.0.clone()).collect(),
@@ -210,7 +209,16 @@ impl CoderTable {
             WireCoder::GlobalWindow => WindowCoder::Global,
             WireCoder::IntervalWindow => WindowCoder::Interval,
             WireCoder::CustomWindow(window) => WindowCoder::Custom(window),
-            other => WindowCoder::Custom(Box::new(other)),
+            // A wire window coder is one of the three.
+            other @ (WireCoder::Prefixed
+            | WireCoder::Bool
+            | WireCoder::VarInt
+            | WireCoder::Double
+            | WireCoder::Kv(..)
+            | WireCoder::Iterable(_)
+            | WireCoder::StateBackedIterable(_)
+            | WireCoder::Nullable(_)
+            | WireCoder::ShardedKey(_)) => WindowCoder::Custom(Box::new(other)),
         }
     }
 

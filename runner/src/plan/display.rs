@@ -1,12 +1,13 @@
 //! The textual form of a plan, for people and for golden tests.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use ferrobeam_proto::fn_execution::ProcessBundleDescriptor;
 use prost::Message;
 
 use super::{
-    Access, CollectionId, Node, Plan, Stage, StageId, StateCell, StateKind, TestEvents, TimeDomain, TimerFamily,
+    Access, CollectionId, Node, Plan, SideInput, StageId, StateCell, StateKind, TestEvents, TimeDomain, TimerFamily,
     WindowMapping,
 };
 use crate::element::WireCoder;
@@ -78,9 +79,14 @@ impl Plan {
         let unbounded = if stage.unbounded { ", unbounded" } else { "" };
         writeln!(f, "{indent}stage \"{}\" in {environment}{splittable}{keyed}{finalizes}{unbounded}", stage.name)?;
         writeln!(f, "{indent}  read {}", self.name(stage.input.collection))?;
+        let descriptor = ProcessBundleDescriptor::decode(stage.descriptor.clone()).unwrap_or_default();
+        let mut side_inputs: BTreeMap<&str, Vec<&SideInput>> = BTreeMap::new();
+        for side_input in &stage.side_inputs {
+            side_inputs.entry(&side_input.transform).or_default().push(side_input);
+        }
         for (id, unique_name) in &stage.transforms {
-            writeln!(f, "{indent}  {} \"{unique_name}\"", urn(stage, id))?;
-            for side_input in stage.side_inputs.iter().filter(|side_input| side_input.transform == *id) {
+            writeln!(f, "{indent}  {} \"{unique_name}\"", urn(&descriptor, id))?;
+            for side_input in side_inputs.get(id.as_str()).into_iter().flatten() {
                 let how = match side_input.access {
                     Access::Iterable => "iterable",
                     Access::Multimap => "multimap",
@@ -144,8 +150,7 @@ impl fmt::Display for TimerFamily {
 }
 
 /// The short URN of a transform in a stage.
-fn urn(stage: &Stage, id: &str) -> String {
-    let descriptor = ProcessBundleDescriptor::decode(stage.descriptor.clone()).unwrap_or_default();
+fn urn(descriptor: &ProcessBundleDescriptor, id: &str) -> String {
     let urn = descriptor.transforms.get(id).and_then(|transform| transform.spec.as_ref()).map(|spec| spec.urn.as_str());
     urn.unwrap_or("?").trim_start_matches("beam:transform:").trim_end_matches(":v1").to_owned()
 }

@@ -1,10 +1,11 @@
 //! [`Draft`]: a pipeline while it is being rewritten.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ferrobeam_proto::pipeline as pb;
 
 use super::coders::CoderTable;
+use super::copies::{Copies, numbered};
 use crate::pipeline::{
     CoderName, EnvironmentName, PCollectionName, Pipeline, Refusal, Transform, TransformName, WindowingName,
     topological_order,
@@ -18,7 +19,9 @@ pub(super) struct Draft {
     pub(super) windowings: BTreeMap<WindowingName, pb::WindowingStrategy>,
     pub(super) environments: BTreeMap<EnvironmentName, pb::Environment>,
     /// Ids that are taken.
-    ids: std::collections::BTreeSet<TransformName>,
+    ids: BTreeSet<TransformName>,
+    copies_of_ids: Copies,
+    copies_of_pcollections: Copies,
 }
 
 impl Draft {
@@ -30,6 +33,8 @@ impl Draft {
             windowings: pipeline.windowings.clone(),
             environments: pipeline.environments.clone(),
             ids: pipeline.transforms.iter().map(|transform| transform.id.clone()).collect(),
+            copies_of_ids: Copies::default(),
+            copies_of_pcollections: Copies::default(),
         }
     }
 
@@ -50,23 +55,16 @@ impl Draft {
 
     /// An id for a transform that the planner adds to or instead of `transform`.
     pub(super) fn new_id(&mut self, transform: &TransformName, part: &str) -> TransformName {
-        let mut id = TransformName(format!("{transform}/{part}"));
-        let mut copy = 1;
-        while !self.ids.insert(id.clone()) {
-            copy += 1;
-            id = TransformName(format!("{transform}/{part}/{copy}"));
-        }
+        let taken = |id: &str| self.ids.contains(id);
+        let id = TransformName(self.copies_of_ids.free(format!("{transform}/{part}"), numbered, taken));
+        self.ids.insert(id.clone());
         id
     }
 
     /// A new PCollection like `like`, but with another coder.
     pub(super) fn new_pcollection(&mut self, like: &PCollectionName, part: &str, coder: &CoderName) -> PCollectionName {
-        let mut id = PCollectionName(format!("{like}/{part}"));
-        let mut copy = 1;
-        while self.pcollections.contains_key(&id) {
-            copy += 1;
-            id = PCollectionName(format!("{like}/{part}/{copy}"));
-        }
+        let taken = |id: &str| self.pcollections.contains_key(id);
+        let id = PCollectionName(self.copies_of_pcollections.free(format!("{like}/{part}"), numbered, taken));
         let mut proto = self.pcollections.get(like).cloned().unwrap_or_default();
         proto.unique_name = id.0.clone();
         proto.coder_id = coder.0.clone();

@@ -13,7 +13,7 @@
 //! What reads a side input that grows waits, before its stage, for the side windows of the elements' own windows. So it
 //! does not join a stage that gives them new windows before it reads them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use ferrobeam_proto::urns::global_windows_payload;
 use ferrobeam_proto::urns::standard_ptransforms::{primitives, splittable_par_do_components as splittable};
@@ -34,6 +34,8 @@ pub(super) struct FusedStage {
     pub(super) splittable: bool,
     /// Its head keeps state or timers. Input waits for its key's turn, so nothing else may read there.
     pub(super) keyed: bool,
+    /// Elements get new windows in it.
+    rewindows: bool,
 }
 
 /// The stages, and the stage of each transform; none for those that the runner runs.
@@ -64,7 +66,7 @@ pub(super) fn fuse(draft: &Draft) -> Fusion {
             .get(input)
             .and_then(|producer| fusion.stage_of[*producer])
             .filter(|stage| !transform.heads_stage && fusion.stages[*stage].environment == *environment)
-            .filter(|stage| !waits_by_window(draft, &unbounded, transform) || !fusion.rewindows(draft, *stage));
+            .filter(|stage| !waits_by_window(draft, &unbounded, transform) || !fusion.stages[*stage].rewindows);
         let siblings = readers.get(&(input, environment)).into_iter().flatten().copied();
         let keyed = transform.keyed.is_some();
         let alone = |stage: &FusedStage| stage.splittable || stage.keyed;
@@ -78,11 +80,13 @@ pub(super) fn fuse(draft: &Draft) -> Fusion {
                 members: Vec::new(),
                 splittable,
                 keyed,
+                rewindows: false,
             });
             readers.entry((input, environment)).or_default().push(fusion.stages.len() - 1);
             fusion.stages.len() - 1
         });
         fusion.stages[stage].members.push(index);
+        fusion.stages[stage].rewindows |= transform.spec.urn == primitives::ASSIGN_WINDOWS;
         fusion.stage_of[index] = Some(stage);
     }
     fusion
@@ -101,12 +105,6 @@ fn waits_by_window(draft: &Draft, unbounded: &BTreeSet<PCollectionName>, transfo
 }
 
 impl Fusion {
-    /// Whether elements get new windows in a stage.
-    fn rewindows(&self, draft: &Draft, stage: usize) -> bool {
-        let mut members = self.stages[stage].members.iter().map(|member| &draft.transforms[*member]);
-        members.any(|member| member.spec.urn == primitives::ASSIGN_WINDOWS)
-    }
-
     /// Whether a side input of `transform` depends on `stage`.
     fn depends(
         &self,
@@ -117,20 +115,16 @@ impl Fusion {
     ) -> bool {
         let side_inputs = transform.side_inputs.keys().filter_map(|local| transform.inputs.get(local));
         let mut todo: Vec<usize> = side_inputs.filter_map(|input| producers.get(input).copied()).collect();
-        let mut seen_stages = vec![false; self.stages.len()];
-        let mut seen = vec![false; transforms.len()];
+        let (mut seen_stages, mut seen) = (HashSet::new(), HashSet::new());
         while let Some(index) = todo.pop() {
             let members = match self.stage_of[index] {
                 Some(found) if found == stage => return true,
-                Some(found) if seen_stages[found] => continue,
-                Some(found) => {
-                    seen_stages[found] = true;
-                    self.stages[found].members.as_slice()
-                }
+                Some(found) if !seen_stages.insert(found) => continue,
+                Some(found) => self.stages[found].members.as_slice(),
                 None => &[index],
             };
             for member in members {
-                if !std::mem::replace(&mut seen[*member], true) {
+                if seen.insert(*member) {
                     todo.extend(transforms[*member].inputs.values().filter_map(|input| producers.get(input).copied()));
                 }
             }

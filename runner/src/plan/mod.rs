@@ -1,17 +1,21 @@
 //! The executable plan: what the dataflow builder walks. A value, printable and serialisable.
 //!
 //! [`build`] makes it from a validated pipeline by rewrites, each a function of its own: combines and splittable ParDos
-//! are taken apart, TestStreams given ends to their elements, coders made to agree where the runner hands bytes on, chains fused, and every border given coders
-//! that the runner can walk.
+//! are taken apart, TestStreams given ends to their elements, coders made to agree where the runner hands bytes on,
+//! chains fused, and every border given coders that the runner can walk.
 //!
 //! Nodes stand in a topological order that depends on nothing but the pipeline, because every worker must build the
 //! same operators in the same order.
+
+// A new kind of anything must not fall into an arm that was written before it.
+#![warn(clippy::wildcard_enum_match_arm)]
 
 mod ask_windows;
 mod assemble;
 mod bounds;
 mod coders;
 mod combine;
+mod copies;
 mod descriptor;
 mod display;
 mod draft;
@@ -23,6 +27,9 @@ mod test_stream;
 mod transcode;
 mod truncate;
 
+#[cfg(test)]
+mod tests;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +37,8 @@ use crate::element::WireCoder;
 use crate::pipeline::{Pipeline, Refusal};
 use crate::time::Timestamp;
 use crate::windowing::{WindowCoder, Windowing};
+
+pub use crate::model::{Access, StateKind, TimeDomain};
 
 /// Index of a stage in [`Plan::stages`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -205,17 +214,6 @@ pub struct StateCell {
     pub single_valued: bool,
 }
 
-/// How a cell is addressed (`StandardUserStateTypes` of the pipeline proto).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum StateKind {
-    /// `beam:user_state:bag:v1`.
-    Bag,
-    /// `beam:user_state:multimap:v1`.
-    Multimap,
-    /// `beam:user_state:ordered_list:v1`.
-    OrderedList,
-}
-
 /// A timer family of a transform.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimerFamily {
@@ -231,15 +229,6 @@ pub struct TimerFamily {
     pub window: WindowCoder,
     /// It is fired by the runner when a window of a key expires, and never set by the SDK.
     pub on_window_expiration: bool,
-}
-
-/// The time that a timer goes by (`TimeDomain` of the pipeline proto).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum TimeDomain {
-    /// The watermark of the stage's input.
-    EventTime,
-    /// The clock.
-    ProcessingTime,
 }
 
 /// Where the events of a TestStream come from.
@@ -327,15 +316,6 @@ pub enum WindowMapping {
     },
     /// Only the SDK knows: this stage asks it (`beam:transform:map_windows:v1`), and is absent from [`Plan::nodes`].
     Sdk(StageId),
-}
-
-/// How a side input is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Access {
-    /// All values of a window (`beam:side_input:iterable:v1`).
-    Iterable,
-    /// The values of a key, the keys, or all entries of a window (`beam:side_input:multimap:v1`).
-    Multimap,
 }
 
 /// An environment of the pipeline.

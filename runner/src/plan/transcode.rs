@@ -16,19 +16,24 @@ pub(super) fn insert(draft: &mut Draft) -> Result<(), Refusal> {
     let neighbours = Neighbours::of(&draft.transforms);
     draft.rewrite(|draft, mut transform| {
         let Some(output) = transform.output().cloned() else { return Ok(vec![transform]) };
-        let wanted = match transform.kind {
-            Kind::Flatten | Kind::Redistribute { .. } => draft.coder_of(&output),
+        let (wanted, keeps_windows) = match transform.kind {
+            Kind::Flatten | Kind::Redistribute { .. } => (draft.coder_of(&output), true),
             Kind::GroupByKey => match ungrouped(draft, &transform, &output) {
-                Some(wanted) => wanted,
+                Some(wanted) => (wanted, false),
                 None => return Ok(vec![transform]),
             },
-            _ => return Ok(vec![transform]),
+            // They take nothing, or an SDK decodes what they take.
+            Kind::Impulse
+            | Kind::TestStream { .. }
+            | Kind::CombinePerKey { .. }
+            | Kind::Splittable { .. }
+            | Kind::Sdk => return Ok(vec![transform]),
         };
         let form = draft.coders.form(&wanted);
         let mut result = Vec::new();
         let mut done: BTreeMap<PCollectionName, PCollectionName> = BTreeMap::new();
         for (local, input) in transform.inputs.clone() {
-            if transform.kind != Kind::GroupByKey {
+            if keeps_windows {
                 same_windows(draft, &transform, &input, &output)?;
             }
             let coder = draft.coder_of(&input);

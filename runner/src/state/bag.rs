@@ -86,6 +86,17 @@ pub(super) fn parts(coder: Option<&WireCoder>, data: &Bytes, limit: usize) -> Re
     Ok(parts)
 }
 
+#[cfg(test)]
+thread_local! {
+    static MEASURED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// How often this thread has asked a bag for its bytes.
+#[cfg(test)]
+pub(super) fn measured() -> usize {
+    MEASURED.get()
+}
+
 /// A bag as a bundle sees it: what the store has, and what the bundle changed.
 #[derive(Debug, Default)]
 pub(super) struct Bag {
@@ -152,6 +163,8 @@ impl Bag {
 
     /// Bytes it holds in memory.
     pub(super) fn bytes(&self) -> usize {
+        #[cfg(test)]
+        MEASURED.set(MEASURED.get() + 1);
         size_of::<Bag>() + self.tail.len() + self.closed_bytes
     }
 

@@ -127,20 +127,24 @@ impl BundleState {
         let store = &*inner.store;
         let Named { kind, key, .. } = named;
         let cell = cells.entry(key.clone()).or_insert_with(|| Cell::new(named.scope, *kind));
-        let (bag, before) = match &mut cell.content {
-            Content::Bag(Some(bag)) => {
-                let before = bag.bytes();
-                (bag, before)
+        match &mut cell.content {
+            Content::Bag(slot) => {
+                let before = slot.as_ref().map_or(0, Bag::bytes);
+                let bag = match slot {
+                    Some(bag) => bag,
+                    None => slot.insert(Bag::load(store, key, item).map_err(storage)?),
+                };
+                let done = work(store, bag);
+                account(reservation, before, bag.bytes());
+                done
             }
-            Content::Bag(slot) => (slot.insert(Bag::load(store, key, item).map_err(storage)?), 0),
             Content::Items(items) => {
-                let before = items.known(item).map_or(0, |bag| item.len() + bag.bytes());
-                (items.bag(store, key, item).map_err(storage)?, before)
+                let before = items.bytes();
+                let done = items.bag(store, key, item, |bag| work(store, bag));
+                account(reservation, before, items.bytes());
+                done.map_err(storage)?
             }
-        };
-        let done = work(store, bag);
-        account(reservation, before, item.len() + bag.bytes());
-        done
+        }
     }
 
     /// Works on all of a map or an ordered list.

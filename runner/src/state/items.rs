@@ -17,21 +17,29 @@ pub(super) struct Items {
     cleared: BTreeMap<Bytes, Bytes>,
     /// Bags that the bundle looked at or changed; of a removed range, what came after the removal.
     bags: BTreeMap<Bytes, Bag>,
+    /// Bytes of `bags` and `cleared`, kept as they change: this is asked at every request.
+    bytes: usize,
 }
 
 impl Items {
-    /// The bag of an item.
-    pub(super) fn bag(&mut self, store: &dyn Store, cell: &[u8], item: &Bytes) -> Result<&mut Bag, StoreError> {
+    /// Works on the bag of an item.
+    pub(super) fn bag<T>(
+        &mut self,
+        store: &dyn Store,
+        cell: &[u8],
+        item: &Bytes,
+        work: impl FnOnce(&mut Bag) -> T,
+    ) -> Result<T, StoreError> {
         if !self.bags.contains_key(item) {
             let bag = if self.is_cleared(item) { Bag::default() } else { Bag::load(store, cell, item)? };
+            self.bytes += size(item, &bag);
             self.bags.insert(item.clone(), bag);
         }
-        Ok(self.bags.entry(item.clone()).or_default())
-    }
-
-    /// The bag of an item, if the bundle looked at it before.
-    pub(super) fn known(&self, item: &Bytes) -> Option<&Bag> {
-        self.bags.get(item)
+        let bag = self.bags.entry(item.clone()).or_default();
+        let before = bag.bytes();
+        let done = work(bag);
+        self.bytes = self.bytes + bag.bytes() - before;
+        Ok(done)
     }
 
     /// Removes all items.
@@ -46,17 +54,19 @@ impl Items {
         }
         let inside: Vec<Bytes> = self.bags.range(from.clone()..to.clone()).map(|(item, _)| item.clone()).collect();
         for item in inside {
-            self.bags.remove(&item);
+            self.bytes -= self.bags.remove(&item).map_or(0, |bag| size(&item, &bag));
         }
         while let Some((start, end)) = self.cleared.range(..=to.clone()).next_back() {
             if *end < from {
                 break;
             }
             let start = start.clone();
+            self.bytes -= start.len() + end.len();
             to = to.max(end.clone());
             self.cleared.remove(&start);
             from = from.min(start);
         }
+        self.bytes += from.len() + to.len();
         self.cleared.insert(from, to);
     }
 
@@ -69,7 +79,7 @@ impl Items {
 
     /// Bytes it holds in memory.
     pub(super) fn bytes(&self) -> usize {
-        self.bags.iter().map(|(item, bag)| item.len() + bag.bytes()).sum()
+        self.bytes
     }
 
     /// Visits the items that are not empty, from `from` on, before `to`, in order, until `visit` returns false.
@@ -132,5 +142,81 @@ impl Items {
         for (item, bag) in &self.bags {
             bag.write(cell, item, batch);
         }
+    }
+}
+
+/// Bytes that an item's bag holds in memory.
+fn size(item: &[u8], bag: &Bag) -> usize {
+    item.len() + bag.bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::state::MemoryStore;
+    use crate::state::bag::measured;
+
+    fn item(number: u16) -> Bytes {
+        Bytes::copy_from_slice(&number.to_be_bytes())
+    }
+
+    fn recount(items: &Items) -> usize {
+        let bags: usize = items.bags.iter().map(|(item, bag)| size(item, bag)).sum();
+        bags + items.cleared.iter().map(|(from, to)| from.len() + to.len()).sum::<usize>()
+    }
+
+    fn append(items: &mut Items, number: u16, value: &'static [u8]) {
+        items.bag(&MemoryStore::default(), b"cell", &item(number), |bag| bag.append(value.into())).unwrap();
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Append { number: u16, size: usize },
+        ClearOne(u16),
+        ClearRange(u16, u16),
+        Clear,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            12 => (0..40_u16, 0..3000_usize).prop_map(|(number, size)| Step::Append { number, size }),
+            3 => (0..40_u16).prop_map(Step::ClearOne),
+            4 => (0..40_u16, 0..45_u16).prop_map(|(from, to)| Step::ClearRange(from, to)),
+            1 => Just(Step::Clear),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_running_sum_is_the_sum(steps in prop::collection::vec(step(), 1..200)) {
+            let mut items = Items::default();
+            for step in steps {
+                match step {
+                    Step::Append { number, size } => append(&mut items, number, &[7; 3000][..size]),
+                    Step::ClearOne(number) => {
+                        items.bag(&MemoryStore::default(), b"cell", &item(number), Bag::clear).unwrap();
+                    }
+                    Step::ClearRange(from, to) => items.clear_range(item(from), item(to)),
+                    Step::Clear => items.clear(),
+                }
+                prop_assert_eq!(items.bytes(), recount(&items));
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_measures_what_it_touches_and_no_more() {
+        let mut items = Items::default();
+        for number in 0..10_000 {
+            append(&mut items, number, b"value");
+        }
+        let before = measured();
+        append(&mut items, 5000, b"more");
+        items.clear_range(item(7), item(9));
+        assert!(items.bytes() > 0);
+        // One bag before and after it grew, and two that are removed.
+        assert!(measured() - before <= 4, "{} bags were measured", measured() - before);
     }
 }

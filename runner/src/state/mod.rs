@@ -66,6 +66,16 @@ impl Stores {
         Stores { kind, budget: budget.clone(), disk: rocks::Shared::new(budget) }
     }
 
+    /// Stores within the same budget for what is no state, but only waits: they do not stay in memory when that is full,
+    /// even where state does.
+    pub(crate) fn spilling(&self) -> Stores {
+        let kind = match self.kind {
+            StoreKind::Auto | StoreKind::Memory => StoreKind::Auto,
+            StoreKind::RocksDb => StoreKind::RocksDb,
+        };
+        Stores { kind, ..self.clone() }
+    }
+
     /// A new, empty store; `name` tells in the job's folder what it is of (stage and worker).
     pub fn open(&self, name: &str) -> Result<Box<dyn Store>, StoreError> {
         let memory = || MemoryStore::counted(self.budget.reserve());
@@ -104,6 +114,27 @@ impl Stores {
             })?;
         }
         filler.finish()
+    }
+
+    /// Visits every record of what a store held.
+    pub(crate) fn read_frozen(
+        &self,
+        frozen: Box<dyn FrozenStore>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        let folder = tempfile::tempdir_in(self.budget.spill_dir())?;
+        let snapshot = folder.path().join("frozen");
+        frozen.write(&snapshot).map_err(std::io::Error::other)?;
+        let mut visited = Ok(());
+        let read = self.read_snapshot(&snapshot, &mut |key, value| {
+            visited = visit(&key, &value);
+            visited
+                .as_ref()
+                .map(|_| ())
+                .map_err(|_| StoreError { doing: "read a snapshot", why: "it was stopped".into() })
+        });
+        visited?;
+        read.map_err(std::io::Error::other)
     }
 
     /// Visits every record of a snapshot of any kind.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -27,8 +28,15 @@ const LENGTH: i64 = 10;
 /// What a reading stage saw: the element, the start of its window, what the side input held.
 type Sight = (u8, i64, Vec<u8>);
 
+/// Windows that the SDK may be asked about: more than the gate remembers answers of.
+const ASKED_AT_MOST: usize = 10_500;
+
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<Sight>>>);
+struct Seen {
+    sights: Arc<Mutex<Vec<Sight>>>,
+    /// How many windows were mapped, on all workers.
+    asked: Arc<AtomicUsize>,
+}
 
 /// Runs bundles on threads of their own.
 ///
@@ -97,7 +105,10 @@ fn work(
         for element in batch.elements() {
             match stage.0 {
                 0..=2 => into_windows(element, &mut out),
-                5 => map_window(element, &mut out),
+                5 => {
+                    seen.asked.fetch_add(1, Ordering::Relaxed);
+                    map_window(element, &mut out);
+                }
                 _ => {
                     let coder = ElementCoder::new(WireCoder::Prefixed, WindowCoder::Interval);
                     let view = coder.parse(element).unwrap();
@@ -111,11 +122,12 @@ fn work(
             }
         }
     }
-    if fails {
-        let message = "told to".to_owned();
-        return completion(Err(BundleError { fault: Fault::User, retry: true, message, environment: None }));
+    let too_often = seen.asked.load(Ordering::Relaxed) > ASKED_AT_MOST;
+    if fails || too_often {
+        let message = if too_often { "asked again and again" } else { "told to" }.to_owned();
+        return completion(Err(BundleError { fault: Fault::User, retry: !too_often, message, environment: None }));
     }
-    seen.0.lock().unwrap().extend(sights);
+    seen.sights.lock().unwrap().extend(sights);
     outputs.push(0, out.into()).unwrap();
     outputs.finish().unwrap();
     let (residuals, timers, metrics) = (vec![], vec![], vec![]);
@@ -254,7 +266,7 @@ fn check(plan: &Plan, failures: u32, expected: &[&[(u8, i64, &[u8])]]) {
             for part in parts {
                 part.join().unwrap().unwrap();
             }
-            let seen = seen.0.lock().unwrap().clone();
+            let seen = seen.sights.lock().unwrap().clone();
             let mut rest = &seen[..];
             for group in expected {
                 let (here, others) = rest.split_at(group.len().min(rest.len()));
@@ -371,4 +383,14 @@ fn many_windows_wait() {
     }
     let expected: Vec<_> = expected.iter().map(|group| &group[..]).collect();
     check(&plan(events, Trigger::Default), 0, &expected);
+}
+
+#[test]
+fn more_windows_wait_than_answers_are_remembered() {
+    // Stage 4 asks stage 5 about each of them, of which one worker has all, or several have some.
+    let windows = ASKED_AT_MOST as i64;
+    let at = |n: i64| (Timestamp(n * LENGTH + 5), Bytes::from_static(&[1, 7]));
+    let many = TestEvent::Elements { tag: "other".into(), elements: (1..=windows).map(at).collect() };
+    let expected: Vec<(u8, i64, &[u8])> = (1..=windows).map(|n| (7, n * LENGTH, &[][..])).collect();
+    check(&plan(vec![many], Trigger::Default), 0, &[&expected]);
 }

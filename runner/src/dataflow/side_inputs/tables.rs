@@ -29,6 +29,8 @@ pub(crate) struct Tables {
     tables: BTreeMap<Key, Table>,
     /// What those that grow are saved as.
     names: BTreeMap<Key, String>,
+    /// For what waits for them.
+    waiting: Stores,
 }
 
 /// What the table of a side input is saved as: it is called after the first that reads it.
@@ -84,7 +86,7 @@ impl Tables {
             };
             tables.insert((id, access), table);
         }
-        Ok(Tables { tables, names })
+        Ok(Tables { tables, names, waiting: stores.spilling() })
     }
 
     /// What serves a stage's bundles.
@@ -117,7 +119,7 @@ impl<'scope> Fillers<'scope, '_> {
         edge: impl Fn(CollectionId) -> Edge<'scope>,
         state: &Arc<StageState>,
     ) -> SideInputs<'scope> {
-        let mut side_inputs = SideInputs::default();
+        let mut side_inputs = SideInputs { stores: Some(self.tables.waiting.clone()), ..SideInputs::default() };
         for side_input in &stage.side_inputs {
             let key = (side_input.collection, side_input.access);
             let barrier = match self.barriers.get(&key) {

@@ -101,13 +101,20 @@ struct Inner {
     passed_bytes: u64,
     /// No window that ends later was removed.
     removed: Timestamp,
-    readers: Vec<Timestamp>,
+    readers: Vec<Reader>,
     version: u64,
     /// Something is shown that was not at this version.
     changed: bool,
     /// How many views of which version are open.
     views: BTreeMap<u64, usize>,
     doomed: VecDeque<(u64, Vec<Doomed>)>,
+}
+
+struct Reader {
+    /// It asks for no window that ends earlier.
+    needs: Timestamp,
+    /// Windows that have fired since it last asked, by bare name.
+    fired: Vec<Bytes>,
 }
 
 impl GrowingTable {
@@ -233,15 +240,26 @@ impl GrowingTable {
     /// Adds a reader, who needs everything until it says otherwise.
     pub fn reader(&self) -> ReaderId {
         let mut inner = self.inner();
-        inner.readers.push(Timestamp(i64::MIN));
+        inner.readers.push(Reader { needs: Timestamp(i64::MIN), fired: Vec::new() });
         ReaderId(inner.readers.len() - 1)
+    }
+
+    /// The windows that have fired for the first time since `reader` last asked, by [`GrowingTable::name`]. Watchers are
+    /// woken when there are some.
+    pub fn fired(&self, reader: ReaderId) -> Vec<Bytes> {
+        self.inner().readers.get_mut(reader.0).map(|reader| std::mem::take(&mut reader.fired)).unwrap_or_default()
+    }
+
+    /// What a window, named as on the wire, is called in [`GrowingTable::fired`].
+    pub fn name(&self, window: &Bytes) -> Bytes {
+        window.slice_ref(bare(&self.coder.window, window))
     }
 
     /// A reader says that it asks for no window any more whose greatest timestamp is before `from`.
     pub fn needs(&self, reader: ReaderId, from: Timestamp) -> Result<(), StoreError> {
         let mut inner = self.inner();
         match inner.readers.get_mut(reader.0) {
-            Some(before) if *before < from => *before = from,
+            Some(reader) if reader.needs < from => reader.needs = from,
             _ => return Ok(()),
         }
         inner.collect()
@@ -321,7 +339,9 @@ impl Inner {
         if self.contents.add(changes, at, table.later, &arrival)? {
             window.bytes += values.len() as u64;
             if waits.is_none() {
-                window.fired |= table.machine.is_some();
+                if table.machine.is_some() && !std::mem::replace(&mut window.fired, true) {
+                    self.readers.iter_mut().for_each(|reader| reader.fired.push(part.window.slice_ref(name)));
+                }
                 self.changed = true;
             }
         }
@@ -339,8 +359,12 @@ impl Inner {
         let mut doomed = Vec::new();
         for name in due {
             let Some(window) = self.windows.get_mut(&name) else { continue };
+            let before = window.fired;
             if let Some(replaced) = window.fire(&firing) {
                 self.changed = true;
+                if !before {
+                    self.readers.iter_mut().for_each(|reader| reader.fired.push(name.clone()));
+                }
                 doomed.extend(replaced.into_iter().flat_map(contents::ContentId::doomed));
             }
             let (clock, watermark) = window.again(&firing);
@@ -353,7 +377,7 @@ impl Inner {
 
     /// Removes windows that no reader will ask for.
     fn collect(&mut self) -> Result<(), StoreError> {
-        let Some(needed) = self.readers.iter().min().copied() else { return Ok(()) };
+        let Some(needed) = self.readers.iter().map(|reader| reader.needs).min() else { return Ok(()) };
         for name in self.needed.take(|end| end < needed) {
             if let Some(window) = self.windows.get(&name) {
                 self.passed_bytes += window.bytes;
