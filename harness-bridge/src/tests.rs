@@ -75,6 +75,7 @@ pub(crate) fn stage(timers: Vec<TimerPort>) -> Stage {
         keyed: Some(Keyed { timers, ..Keyed::default() }),
         truncate: None,
         finalizes: false,
+        stable_input: false,
     };
     Stage::prepare(StageId(0), &planned, &[], "g", &ApiServiceDescriptor::default()).unwrap()
 }

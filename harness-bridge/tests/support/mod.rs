@@ -127,6 +127,7 @@ pub fn plan(environment: &Environment, stages: Vec<TestStage>) -> Plan {
         }),
         truncate: None,
         finalizes: false,
+        stable_input: false,
     });
     Plan {
         collections: vec![],

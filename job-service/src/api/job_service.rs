@@ -172,7 +172,7 @@ fn prepare(request: PrepareJobRequest) -> Result<Preparation, Status> {
     let submitted = request.pipeline_options.unwrap_or_default();
     let (options, remarks) = options::parse(&submitted).map_err(|e| refuse(e.to_string()))?;
     let staging = Staging::of(&pipeline).map_err(|e| refuse(e.to_string()))?;
-    let plan = planning::plan(&pipeline).map_err(|e| refuse(e.to_string()))?;
+    let plan = planning::plan(&pipeline, options.checkpoints.is_some()).map_err(|e| refuse(e.to_string()))?;
     // Python names every job "job" here, and says its name in the options.
     let name = options.job_name.clone().filter(|name| !name.is_empty()).unwrap_or(request.job_name);
     let remarks = remarks

@@ -36,9 +36,11 @@ struct Shared {
 struct On {
     /// The epoch that sources stand at.
     epoch: AtomicU64,
+    /// The last checkpoint that is committed.
+    durable: AtomicU64,
     inner: Mutex<Inner>,
     writer: Sender<Work>,
-    /// Told of every new epoch.
+    /// Told of every new epoch, and of what is committed.
     wakers: Mutex<Vec<Box<dyn Fn() + Send>>>,
 }
 
@@ -119,6 +121,7 @@ impl Checkpoints {
         })?;
         let on = On {
             epoch: AtomicU64::new(restore.as_ref().map_or(0, Restore::epoch)),
+            durable: AtomicU64::new(restore.as_ref().map_or(0, Restore::epoch)),
             inner: Mutex::new(Inner { workers: workers.max(1), ..Inner::default() }),
             writer,
             wakers: Mutex::default(),
@@ -140,9 +143,7 @@ impl Checkpoints {
         // Before that nobody steps, so everybody sees what is under way.
         on.epoch.store(epoch, Ordering::SeqCst);
         drop(inner);
-        for wake in lock(&on.wakers).iter() {
-            wake();
-        }
+        on.wake();
     }
 
     /// Checkpoint `epoch` is complete and durable, on all processes: effects of the epochs before are let go.
@@ -154,6 +155,8 @@ impl Checkpoints {
             std::mem::replace(&mut inner.effects, later)
         };
         effects.into_values().flatten().for_each(|effect| effect.finalize());
+        on.durable.fetch_max(epoch, Ordering::SeqCst);
+        on.wake();
     }
 
     /// The job has come to its end: nothing of it will be undone, so all effects are let go.
@@ -188,8 +191,13 @@ impl Checkpoints {
         self.0.on.as_ref().map_or(0, |on| on.epoch.load(Ordering::SeqCst))
     }
 
-    /// Calls `wake` whenever there is a new epoch.
-    pub(crate) fn on_epoch(&self, wake: impl Fn() + Send + 'static) {
+    /// The last checkpoint that is committed.
+    pub(crate) fn durable(&self) -> u64 {
+        self.0.on.as_ref().map_or(0, |on| on.durable.load(Ordering::SeqCst))
+    }
+
+    /// Calls `wake` whenever there is a new epoch, or a checkpoint is committed.
+    pub(crate) fn on_change(&self, wake: impl Fn() + Send + 'static) {
         if let Some(on) = &self.0.on {
             lock(&on.wakers).push(Box::new(wake));
         }
@@ -222,6 +230,12 @@ impl Checkpoints {
 }
 
 impl On {
+    fn wake(&self) {
+        for wake in lock(&self.wakers).iter() {
+            wake();
+        }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
     }

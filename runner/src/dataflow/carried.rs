@@ -58,6 +58,11 @@ impl Carried {
         self.whole.extend(inputs.into_iter().map(FrozenBatches::from));
     }
 
+    /// Adds what was kept apart, and all of which is carried.
+    pub(crate) fn add_saved(&mut self, inputs: impl IntoIterator<Item = FrozenBatches>) {
+        self.whole.extend(inputs);
+    }
+
     /// Adds input that waits: of it, what came before the border.
     pub(crate) fn add(&mut self, inputs: impl IntoIterator<Item = FrozenBatches>) {
         self.parts.extend(inputs);

@@ -48,7 +48,7 @@ pub(crate) fn build<'scope>(scope: Scope<'scope, Moment>, checkpoints: &Checkpoi
     let (_output, edge) = Output::new(&mut builder);
     let address = builder.operator_info().address;
     let wake = scope.worker().sync_activator_for(address.to_vec());
-    checkpoints.on_epoch(move || {
+    checkpoints.on_change(move || {
         // Fails only when the worker is gone.
         let _ = wake.activate();
     });

@@ -33,6 +33,7 @@ mod restore;
 mod route;
 mod run;
 mod side_inputs;
+mod stable;
 mod stage;
 mod test_stream;
 mod truncate;

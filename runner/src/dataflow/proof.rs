@@ -135,6 +135,7 @@ pub(super) fn stage(name: &str, input: u32, outputs: &[u32]) -> Stage {
         keyed: None,
         truncate: None,
         finalizes: false,
+        stable_input: false,
     }
 }
 

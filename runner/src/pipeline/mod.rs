@@ -71,6 +71,8 @@ pub(crate) struct Transform {
     pub(crate) side_inputs: BTreeMap<String, Access>,
     /// It must be the head of a stage, because its input has to be stable over retries or is split there.
     pub(crate) heads_stage: bool,
+    /// It must not see an element before that is durable.
+    pub(crate) stable_input: bool,
     /// It asks to be told when its bundles are durable.
     pub(crate) finalizes: bool,
     /// What it keeps by key, if it does: it heads a stage and nothing else reads there.

@@ -33,6 +33,7 @@ pub(super) fn leaf(
         environment: (!proto.environment_id.is_empty()).then(|| EnvironmentName::from(proto.environment_id.as_str())),
         side_inputs: BTreeMap::new(),
         heads_stage: false,
+        stable_input: false,
         finalizes: false,
         keyed: None,
     };
@@ -292,6 +293,7 @@ impl Reader<'_> {
         self.keyed(urn, &payload);
         // What a retry sees again must not depend on user code run again: the input has to come over a border, where it
         // is kept until the bundle is done. And what belongs to a key has to be brought to it.
+        self.transform.stable_input = payload.requires_stable_input;
         self.transform.heads_stage = payload.requires_stable_input || self.transform.keyed.is_some();
         self.transform.finalizes = payload.requests_finalization;
         match urn {

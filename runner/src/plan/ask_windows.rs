@@ -122,6 +122,7 @@ fn ask(
         side_inputs: BTreeMap::new(),
         heads_stage: true,
         finalizes: false,
+        stable_input: false,
         keyed: None,
     };
 
@@ -153,6 +154,7 @@ fn ask(
         keyed: None,
         truncate: None,
         finalizes: false,
+        stable_input: false,
     })
 }
 

@@ -9,8 +9,8 @@ use super::descriptor::DescriptorBuilder;
 use super::draft::Draft;
 use super::fuse::{FusedStage, Fusion};
 use super::{
-    Collection, CollectionId, Environment, EnvironmentId, Node, Plan, Port, SideInput, Stage, StageId, ask_windows,
-    bounds, keyed, side_windows, test_stream, truncate,
+    Collection, CollectionId, Environment, EnvironmentId, Node, Plan, PlanOptions, Port, SideInput, Stage, StageId,
+    ask_windows, bounds, keyed, side_windows, test_stream, truncate,
 };
 use crate::element::WireCoder;
 use crate::pipeline::{CoderName, EnvironmentName, Kind, PCollectionName, Refusal, windowing};
@@ -19,6 +19,7 @@ use crate::windowing::{Merging, Windowing};
 /// A plan being put together.
 pub(super) struct Assembly<'a> {
     pub(super) draft: &'a mut Draft,
+    pub(super) options: PlanOptions,
     fusion: Fusion,
     /// Which transform gives each collection, and which read it as main and as side input.
     producers: BTreeMap<PCollectionName, usize>,
@@ -51,7 +52,7 @@ enum Vertex {
     Stage(usize),
 }
 
-pub(super) fn assemble(draft: &mut Draft, fusion: Fusion) -> Result<Plan, Refusal> {
+pub(super) fn assemble(draft: &mut Draft, fusion: Fusion, options: PlanOptions) -> Result<Plan, Refusal> {
     let mut producers = BTreeMap::new();
     let mut readers: BTreeMap<PCollectionName, Vec<usize>> = BTreeMap::new();
     for (index, transform) in draft.transforms.iter().enumerate() {
@@ -61,6 +62,7 @@ pub(super) fn assemble(draft: &mut Draft, fusion: Fusion) -> Result<Plan, Refusa
         }
     }
     let mut assembly = Assembly {
+        options,
         fusion,
         producers,
         readers,
@@ -221,6 +223,7 @@ impl Assembly<'_> {
             outputs,
             side_inputs,
             finalizes: transforms.iter().any(|transform| transform.finalizes),
+            stable_input: transforms.first().is_some_and(|transform| transform.stable_input),
             unbounded: transforms.iter().flat_map(|it| it.outputs.values()).any(|it| self.unbounded.contains(it)),
             transforms: transforms.into_iter().map(|transform| (transform.id.0, transform.unique_name)).collect(),
             splittable,

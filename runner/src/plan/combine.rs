@@ -37,6 +37,7 @@ pub(super) fn expand(draft: &mut Draft) -> Result<(), Refusal> {
             new.inputs = inputs;
             new.outputs = outputs;
             new.heads_stage = false;
+            new.stable_input = false;
             new
         };
         let one = |local: &str, id: &_| BTreeMap::from([(local.to_owned(), Clone::clone(id))]);

@@ -182,6 +182,8 @@ pub struct Stage {
     pub truncate: Option<StageId>,
     /// A transform in it asks to be told when its bundles are durable.
     pub finalizes: bool,
+    /// Its first transform must not see an element before that is durable (`requires_stable_input`).
+    pub stable_input: bool,
     /// A collection that it makes need not end, be it one of its outputs or read in the stage alone.
     pub unbounded: bool,
 }
@@ -327,18 +329,20 @@ pub struct Environment {
     pub proto: Bytes,
 }
 
-/// Choices that a plan depends on besides its pipeline. There is none yet.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct PlanOptions {}
+/// Choices that a plan depends on besides its pipeline.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlanOptions {
+    /// The job takes checkpoints, so every side input is read while it grows.
+    pub durable: bool,
+}
 
 /// Plans a validated pipeline. The same pipeline always gives the same plan.
-pub fn build(pipeline: &Pipeline, _options: &PlanOptions) -> Result<Plan, Refusal> {
+pub fn build(pipeline: &Pipeline, options: &PlanOptions) -> Result<Plan, Refusal> {
     let mut draft = draft::Draft::new(pipeline);
     combine::expand(&mut draft)?;
     splittable::expand(&mut draft)?;
     test_stream::expand(&mut draft)?;
     transcode::insert(&mut draft)?;
     let fusion = fuse::fuse(&draft);
-    assemble::assemble(&mut draft, fusion)
+    assemble::assemble(&mut draft, fusion, *options)
 }

@@ -29,7 +29,7 @@ pub(super) fn mapping(
     if let Some(known) = known(&window_fn).filter(|_| windows.window_coder == WindowCoder::Interval) {
         return Ok(known);
     }
-    if assembly.is_bounded(side) && windows.trigger.waits_for_the_end() {
+    if assembly.is_bounded(side) && windows.trigger.waits_for_the_end() && !assembly.options.durable {
         return Ok(WindowMapping::Same);
     }
     let function = pb::ParDoPayload::decode(transform.spec.payload.clone())

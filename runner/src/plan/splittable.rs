@@ -36,11 +36,13 @@ pub(super) fn expand(draft: &mut Draft) -> Result<(), Refusal> {
                 new.outputs = BTreeMap::from([("out".to_owned(), output.clone())]);
             }
             new.heads_stage = false;
+            new.stable_input = false;
             new.finalizes = false;
             new
         };
         let mut pair = part("pair", urn::PAIR_WITH_RESTRICTION, input, Some(&paired));
         pair.heads_stage = transform.heads_stage;
+        pair.stable_input = transform.stable_input;
         let split_and_size = part("split", urn::SPLIT_AND_SIZE_RESTRICTIONS, &paired, Some(&split));
         let mut redistribute = part("spread", composites::REDISTRIBUTE_ARBITRARILY, &split, Some(&spread));
         redistribute.kind = Kind::Redistribute { by_key: false };

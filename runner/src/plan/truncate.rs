@@ -62,5 +62,6 @@ pub(super) fn stage(
         keyed: None,
         truncate: None,
         finalizes: false,
+        stable_input: false,
     }))
 }

@@ -22,6 +22,7 @@ use super::super::queue::EpochInput;
 use super::super::route::{self, Route};
 use super::super::run::Reporter;
 use super::super::side_inputs::{Gate, Passed, SideInputs};
+use super::super::stable::StableInput;
 use super::admit::{Admission, Admitted};
 use super::changes;
 use super::form;
@@ -102,6 +103,7 @@ pub(crate) fn build<'scope>(
         }
     };
     let state = KeyedState::new(store, keyed, &job.budget);
+    let wake_address = Rc::clone(&address);
     let flow = flow.waking(scope.worker().sync_activator_for(address.to_vec()));
     let current: Rc<RefCell<Option<Arc<BundleState>>>> = Rc::default();
     let states = {
@@ -121,7 +123,15 @@ pub(crate) fn build<'scope>(
         Some(scope.index()),
         Rc::clone(&reporter),
     );
+    let stable = (plan.stable_input && job.checkpoints.are_on()).then(|| {
+        let wake = scope.worker().sync_activator_for(wake_address.to_vec());
+        job.checkpoints.on_change(move || {
+            let _ = wake.activate();
+        });
+        StableInput::new(&job.budget)
+    });
     let mut operator = KeyedOperator {
+        stable,
         name: plan.name.clone(),
         keyed: keyed.clone(),
         admission: Admission::new(keyed, coder.clone(), windowing),
@@ -185,6 +195,8 @@ struct KeyedOperator {
     current: Rc<RefCell<Option<Arc<BundleState>>>>,
     /// What is to be committed with the bundle that is open, besides what it does itself.
     running: Option<Changes>,
+    /// Input that must be durable first.
+    stable: Option<StableInput>,
     /// Input that waits, by epoch.
     input: EpochInput,
     emissions: Emissions,
@@ -260,7 +272,11 @@ impl KeyedOperator {
 
     fn enqueue(&mut self, passed: Passed) {
         let Passed { moment, batch, waited } = passed;
-        let taken = if waited { self.input.carry(moment, batch) } else { self.input.push(moment, batch) };
+        let taken = match &mut self.stable {
+            Some(stable) => stable.push(moment, batch),
+            None if waited => self.input.carry(moment, batch),
+            None => self.input.push(moment, batch),
+        };
         if let Err(error) = taken {
             self.fail(&error.into());
         }
@@ -299,6 +315,10 @@ impl KeyedOperator {
         }
         // A TestStream can say that no more input will come, and go on with its clock.
         self.ended = time::watermark(frontier).is_none_or(|watermark| watermark >= Timestamp::MAX);
+        if let Some(stable) = &mut self.stable {
+            let reached = time::epoch(frontier).unwrap_or(self.epoch).max(self.epoch);
+            stable.go_on(self.job.checkpoints.durable(), reached, &mut self.input)?;
+        }
         self.approach_border(frontier)?;
         if let Some(epoch) = closed {
             self.input.move_on(epoch)?;
@@ -318,13 +338,19 @@ impl KeyedOperator {
         self.emissions.input_waits(waiting);
         self.hold(frontier)?;
         let due = self.wake()?;
-        Ok(self.bundles.busy() || !self.emissions.is_empty() || !self.input.is_empty() || due)
+        Ok(self.bundles.busy()
+            || !self.emissions.is_empty()
+            || !self.input.is_empty()
+            || self.stable.as_ref().is_some_and(|stable| !stable.is_empty())
+            || due)
     }
 
     /// Runs what is due and what has come, until a bundle is open, too much is not sent, or there is nothing to do.
     fn start(&mut self, gate: &mut Gate, frontier: AntichainRef<Moment>) -> Result<(), Fault> {
         while !self.bundles.busy() && !self.emissions.is_full() {
-            let queued = self.input.least_watermark();
+            let stable = self.stable.as_ref().and_then(|stable| stable.held(self.epoch));
+            let stable = stable.map(|held| held.watermark);
+            let queued = self.input.least_watermark().into_iter().chain(stable).min();
             let least = time::watermark(frontier).map_or(i64::MAX, |watermark| watermark.0);
             // It never goes back: what was saved may be ahead of what the sources have said since.
             self.watermark = self.watermark.max(Timestamp(queued.map_or(least, |queued| queued.min(least))));
@@ -349,6 +375,9 @@ impl KeyedOperator {
             let mut carried = Carried::over(border.epoch(), self.bundles.references());
             carried.add_all(self.input.freeze_carried()?);
             carried.add(gate.freeze()?);
+            if let Some(stable) = &mut self.stable {
+                carried.add_saved(stable.save(border.epoch())?);
+            }
             let head = PartHead { watermark: self.watermark.0, ..self.form.head(PartKind::Keyed) };
             border.save(head, carried.frozen(Some(self.state.freeze()?)));
         }
@@ -496,7 +525,8 @@ impl KeyedOperator {
         let timers = self.state.least_hold()?;
         let buffered = self.state.earliest_buffered()?;
         let kept: Vec<Moment> = timers.into_iter().chain(buffered).map(|hold| self.held_at(hold)).collect();
-        let input = frontier.iter().copied();
+        let stable = self.stable.iter().filter_map(|stable| stable.held(self.epoch));
+        let input = frontier.iter().copied().chain(stable);
         self.emissions.hold(input.chain(self.bundles.moments()).chain(self.input.moments()).chain(kept));
         Ok(())
     }

@@ -203,6 +203,7 @@ fn stage(name: &str, input: u32, outputs: &[u32], keyed: Option<Keyed>) -> Stage
         keyed,
         truncate: None,
         finalizes: false,
+        stable_input: false,
     }
 }
 

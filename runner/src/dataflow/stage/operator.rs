@@ -21,6 +21,7 @@ use super::super::links::Links;
 use super::super::queue::EpochInput;
 use super::super::run::Reporter;
 use super::super::side_inputs::{Gate, SideInputs};
+use super::super::stable::StableInput;
 use super::super::truncate::Truncation;
 use super::pace::{Pace, SLOW};
 use super::pauses::{Paused, Pauses};
@@ -71,7 +72,15 @@ pub(crate) fn build<'scope>(
     let in_turn = plan.splittable && unbounded;
     let of_stage = bundles(stage).reading(state.references(job, stage));
     let flow = flow.waking(scope.worker().sync_activator_for(address.to_vec()));
+    let stable = (plan.stable_input && !plan.splittable && job.checkpoints.are_on()).then(|| {
+        let wake = scope.worker().sync_activator_for(address.to_vec());
+        job.checkpoints.on_change(move || {
+            let _ = wake.activate();
+        });
+        StableInput::new(&job.budget)
+    });
     let mut operator = StageOperator {
+        stable,
         name: plan.name.clone(),
         bundles: if in_turn { of_stage } else { of_stage.handing_back_at_once() },
         truncation: plan.splittable.then(|| Truncation::new(plan.truncate.map(bundles), unbounded, &job.budget)),
@@ -123,6 +132,8 @@ struct StageOperator {
     bundles: Bundles,
     /// Of a splittable stage: shortens its work when the job drains.
     truncation: Option<Truncation>,
+    /// Input that must be durable first.
+    stable: Option<StableInput>,
     /// Input that waits, by epoch.
     input: EpochInput,
     /// Residuals that asked for a pause.
@@ -161,6 +172,7 @@ impl StageOperator {
     fn enqueue(&mut self, moment: Moment, batch: Batch, waited: bool) {
         let taken = match &mut self.truncation {
             Some(truncation) if self.job.drain.requested() => truncation.push(moment, batch),
+            _ if self.stable.is_some() => self.stable.as_mut().map_or(Ok(()), |stable| stable.push(moment, batch)),
             _ if waited => self.input.carry(moment, batch),
             _ => self.input.push(moment, batch),
         };
@@ -189,6 +201,10 @@ impl StageOperator {
             return true;
         }
         self.resume();
+        if let Some(stable) = &mut self.stable {
+            let gone_on = stable.go_on(self.job.checkpoints.durable(), self.epoch.max(self.reached), &mut self.input);
+            self.check(gone_on);
+        }
         self.approach_border();
         if let Some(epoch) = closed {
             let moved = self.input.move_on(epoch);
@@ -215,6 +231,7 @@ impl StageOperator {
             || !self.pauses.is_empty()
             || !self.emissions.is_empty()
             || !self.input.is_empty()
+            || self.stable.as_ref().is_some_and(|stable| !stable.is_empty())
     }
 
     fn finish(&mut self, finished: Finished) {
@@ -327,6 +344,7 @@ impl StageOperator {
                 let frozen = self.input.freeze_carried().and_then(|inputs| {
                     carried.add_all(inputs);
                     carried.add(gate.freeze()?);
+                    carried.add_saved(self.stable.as_mut().map_or(Ok(vec![]), |stable| stable.save(border.epoch()))?);
                     Ok(())
                 });
                 for paused in self.pauses.iter() {
@@ -386,7 +404,8 @@ impl StageOperator {
             return;
         }
         let whole = self.truncation.iter().flat_map(Truncation::moments);
-        let input = frontier.iter().copied();
+        let stable = self.stable.iter().filter_map(|stable| stable.held(self.epoch));
+        let input = frontier.iter().copied().chain(stable);
         self.emissions.hold(
             input.chain(self.bundles.moments()).chain(self.input.moments()).chain(whole).chain(self.pauses.moments()),
         );
