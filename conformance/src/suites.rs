@@ -22,6 +22,8 @@ pub enum Suite {
     Java,
     /// What the Beam model asks and the SDKs' own suites do not test.
     Model,
+    /// Random operations on every kind of state, in Python, Java and Go, with and without the harness's cache.
+    State,
     /// What must be refused: malformed submissions, straight to the Job API.
     BadInput,
     /// Beam's examples through `ferrobeam run`: only where the run knows the program.
@@ -30,8 +32,16 @@ pub enum Suite {
 
 impl Suite {
     /// Every suite, in the order in which they run.
-    pub const ALL: [Self; 7] =
-        [Self::BadInput, Self::Launch, Self::Model, Self::Python, Self::PythonUnskipped, Self::Go, Self::Java];
+    pub const ALL: [Self; 8] = [
+        Self::BadInput,
+        Self::Launch,
+        Self::Model,
+        Self::State,
+        Self::Python,
+        Self::PythonUnskipped,
+        Self::Go,
+        Self::Java,
+    ];
 
     /// The SDKs' own, by which runners are compared.
     pub const SDKS: [Self; 3] = [Self::Python, Self::Go, Self::Java];
@@ -44,6 +54,7 @@ impl Suite {
             Self::Go => "go",
             Self::Java => "java",
             Self::Model => "model",
+            Self::State => "state",
             Self::BadInput => "bad-input",
             Self::Launch => "launch",
         }
@@ -56,7 +67,7 @@ impl Suite {
         match self {
             Self::Python | Self::PythonUnskipped | Self::Go => cores + 1,
             Self::Java => 4 * cores,
-            Self::Model | Self::BadInput | Self::Launch => cores,
+            Self::Model | Self::State | Self::BadInput | Self::Launch => cores,
         }
     }
 }
@@ -105,6 +116,11 @@ pub fn prepare(suite: Suite, target: &Target, lanes: usize, logs: &Path) -> Resu
         Suite::Python => python_lanes(&["beam_suite"], target, lanes, logs, Vec::new()),
         Suite::PythonUnskipped => python_lanes(&["--unskip", "beam_suite"], target, lanes, logs, Vec::new()),
         Suite::Model => python_lanes(&["model"], target, lanes, logs, Vec::new()),
+        Suite::State => {
+            let class_path = JavaKit::ready()?.class_path.into();
+            let env = vec![("GO_STATE", GoKit::program("state")?), ("JAVA_CLASS_PATH", class_path)];
+            python_lanes(&["state"], target, lanes, logs, env)
+        }
         Suite::BadInput => python_lanes(&["bad_input"], target, lanes, logs, Vec::new()),
         Suite::Launch => {
             let program = target.program.as_ref().context("the suite launch needs --serve: it runs that program")?;

@@ -37,6 +37,8 @@ pub(crate) struct Stage {
     side_input_tokens: Vec<(usize, CacheToken)>,
     /// Its transforms keep state by key, which a harness may cache.
     pub(crate) keeps_state: bool,
+    /// For multimaps whose values only the SDK can count, by transform and name, the stage that does.
+    counted_by: HashMap<(String, String), StageId>,
     /// The transforms that take the stage's input: the ones whose work can be handed back.
     heads: BTreeSet<String>,
     transform_names: HashMap<String, String>,
@@ -115,6 +117,9 @@ impl Stage {
             outputs,
             timers,
             keeps_state: stage.keyed.as_ref().is_some_and(|keyed| !keyed.states.is_empty()),
+            counted_by: (stage.keyed.iter().flat_map(|keyed| &keyed.states))
+                .filter_map(|cell| Some(((cell.transform.clone(), cell.state.clone()), cell.entries?)))
+                .collect(),
             heads,
             side_input_tokens: side_input_tokens(stage, &descriptor_id),
             transform_names: stage.transforms.iter().cloned().collect(),
@@ -135,6 +140,14 @@ impl Stage {
     /// True of a transform that takes the stage's input.
     pub(crate) fn is_head(&self, transform: &str) -> bool {
         self.heads.contains(transform)
+    }
+
+    /// The stage that counts the values of a multimap, if that is not for the runner to do.
+    pub(crate) fn counted_by(&self, transform: &str, state: &str) -> Option<StageId> {
+        if self.counted_by.is_empty() {
+            return None;
+        }
+        self.counted_by.get(&(transform.to_owned(), state.to_owned())).copied()
     }
 
     /// The cache tokens of a bundle whose user state may be cached under `state`, and which reads these `versions` of its

@@ -150,6 +150,11 @@ pub struct BundleError {
 pub trait StateServer: Send + Sync {
     /// One page of a cell, from `continuation` on (empty: from the start).
     fn get(&self, key: &StateKey, continuation: &[u8]) -> Result<StatePage, StateError>;
+    /// One page of the entries of a multimap, from `continuation` on, as they are kept: for one whose values only their SDK
+    /// can count ([`crate::plan::StateCell::entries`]).
+    fn uncounted(&self, key: &StateKey, _continuation: &[u8]) -> Result<UncountedPage, StateError> {
+        Err(StateError::Unsupported(format!("{key:?} is no multimap")))
+    }
     /// Appends encoded values to a cell.
     fn append(&self, key: &StateKey, data: Bytes) -> Result<(), StateError>;
     /// Empties a cell.
@@ -168,6 +173,24 @@ pub struct StatePage {
     pub data: Bytes,
     /// Where the next page starts; empty at the end.
     pub continuation: Bytes,
+}
+
+/// Part of the entries of a multimap, the values of a key not counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UncountedPage {
+    /// The entries. A key may be there several times, each time with some of its values.
+    pub entries: Vec<UncountedEntry>,
+    /// Where the next page starts; empty at the end.
+    pub continuation: Bytes,
+}
+
+/// Values of one key of a multimap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UncountedEntry {
+    /// The key, encoded.
+    pub key: Bytes,
+    /// Whole encoded values, concatenated.
+    pub values: Bytes,
 }
 
 /// What a state request names (`StateKey` of the Fn API). Keys and windows are in their nested encoding.

@@ -1,6 +1,6 @@
 //! What an open bundle receives: its outputs off the data stream, and the state server that answers it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use ferrobeam_runner::metrics::Metric;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::in_order::InOrder;
+use crate::environment::UserStateCache;
 use crate::stage::Stage;
 
 /// How long a harness that reported success may be silent before the rest of its outputs counts as lost.
@@ -24,7 +25,13 @@ pub(crate) struct Exchange {
     pub(crate) state: Arc<dyn StateServer>,
     pub(crate) opened: Instant,
     /// State requests that wait for a thread that may block.
-    pub(crate) requests: InOrder<(StateRequest, OwnedSemaphorePermit)>,
+    pub(crate) requests: InOrder<(StateRequest, Option<OwnedSemaphorePermit>)>,
+    /// Every state request is answered from memory, and where it arrives.
+    pub(crate) at_once: bool,
+    /// How many of the waiting state requests are answered with the harness's help.
+    pub(crate) needing_harness: AtomicUsize,
+    /// What its requests mean for a cache of user state.
+    cache: Mutex<UserStateCache>,
     inbound: Mutex<Inbound>,
     changed: Notify,
     /// A question about its progress is on its way.
@@ -55,7 +62,12 @@ pub(crate) struct Failure {
 }
 
 impl Exchange {
-    pub(crate) fn new(stage: Arc<Stage>, state: Arc<dyn StateServer>, outputs: Outputs) -> Exchange {
+    pub(crate) fn new(
+        stage: Arc<Stage>,
+        state: Arc<dyn StateServer>,
+        outputs: Outputs,
+        cache: UserStateCache,
+    ) -> Exchange {
         let inbound = Inbound {
             outputs: Some(outputs),
             open: vec![true; stage.outputs.len()],
@@ -71,14 +83,32 @@ impl Exchange {
             state,
             opened: Instant::now(),
             requests: InOrder::default(),
+            at_once: false,
+            needing_harness: AtomicUsize::new(0),
+            cache: Mutex::new(cache),
             inbound: Mutex::new(inbound),
             changed: Notify::new(),
             asked: AtomicBool::new(false),
         }
     }
 
+    /// The same for a bundle whose state is in memory, for which another one waits.
+    pub(crate) fn at_once(
+        stage: Arc<Stage>,
+        state: Arc<dyn StateServer>,
+        outputs: Outputs,
+        cache: UserStateCache,
+    ) -> Exchange {
+        Exchange { at_once: true, ..Exchange::new(stage, state, outputs, cache) }
+    }
+
     fn inbound(&self) -> MutexGuard<'_, Inbound> {
         self.inbound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the bundle's requests mean for a cache of user state.
+    pub(crate) fn cache(&self) -> MutexGuard<'_, UserStateCache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes data of one output. May write to disk. A failure is kept for the bundle.

@@ -9,6 +9,7 @@
 //! off a bundle, so one that fails or is abandoned before its input ended is still ended at the harness, in the
 //! background, and its outcome ignored.
 
+mod count;
 mod exchange;
 mod in_order;
 mod input;
@@ -24,6 +25,7 @@ use ferrobeam_runner::executor::{Bundle, BundleDone, BundleError, Completion, Fa
 use ferrobeam_runner::plan::StageId;
 use tokio::sync::mpsc;
 
+pub(crate) use count::entries as count_entries;
 pub(crate) use exchange::{Exchange, Failure};
 
 use crate::shared::Shared;

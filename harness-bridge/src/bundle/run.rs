@@ -20,7 +20,7 @@ use super::exchange::{Exchange, Failure};
 use super::input::{Input, Push, Stopped};
 use super::residual;
 use super::split::{self, Splits};
-use crate::environment::{Lease, Stay};
+use crate::environment::{Entered, Lease, Stay};
 use crate::harness::Harness;
 use crate::log::Severity;
 use crate::monitoring;
@@ -89,9 +89,10 @@ impl Opened {
         let elements = embed.and_then(|limit| input.embeddable(limit));
         let input_ended = elements.is_some();
 
-        let stay = part.map(|part| shared.residences.enter(part, &harness));
+        let entered = part.map(|part| shared.residences.enter(part, &harness));
+        let (stay, cache) = entered.map(|Entered { stay, cache }| (stay, cache)).unzip();
         let cache_tokens = stage.cache_tokens(stay.map(|stay| stay.token), &state.side_input_versions());
-        let exchange = Arc::new(Exchange::new(stage.clone(), state, outputs));
+        let exchange = Arc::new(Exchange::new(stage.clone(), state, outputs, cache.unwrap_or_default()));
         harness.open(instruction.clone(), exchange.clone());
         let request = ProcessBundleRequest {
             process_bundle_descriptor_id: stage.descriptor_id.clone(),
@@ -140,7 +141,8 @@ impl Asked {
         });
         self.harness().prove();
         if let Some(stay) = self.stay {
-            self.shared.residences.leave(stay);
+            let cache = std::mem::take(&mut *self.exchange.cache());
+            self.shared.residences.leave(stay, cache);
         }
         Ok(BundleDone { outputs, residuals, timers, metrics, requires_finalization })
     }

@@ -11,7 +11,9 @@ mod pool;
 mod process;
 mod residence;
 mod slot;
+mod user_state_cache;
 
 pub(crate) use pool::{Lease, Pool};
 pub use process::WORK_DIR_VARIABLE;
-pub(crate) use residence::{Residences, Stay};
+pub(crate) use residence::{Entered, Residences, Stay};
+pub(crate) use user_state_cache::UserStateCache;

@@ -4,6 +4,10 @@
 //! to a `clear` before they send the `append` that goes with it. Bundles do not wait for each other. Most requests take
 //! microseconds and are answered right where they arrive; once one took long, the next ones go to threads that may
 //! block, one for each bundle, until they are quick again.
+//!
+//! One kind of request takes a bundle of the same harness to answer: entries of a multimap whose values only that can
+//! count. It and what waits behind it take none of the permits that bound the waiting requests of a stream, or those of
+//! that other bundle would never be read; the SDK waits for the answer itself before it asks for much more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,12 +15,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ferrobeam_proto::fn_execution::beam_fn_state_server::BeamFnState;
+use ferrobeam_proto::fn_execution::state_key::Type;
 use ferrobeam_proto::fn_execution::state_request::Request as Asked;
 use ferrobeam_proto::fn_execution::state_response::Response as Answer;
 use ferrobeam_proto::fn_execution::{
-    StateAppendResponse, StateClearResponse, StateGetResponse, StateRequest, StateResponse,
+    StateAppendResponse, StateClearResponse, StateGetResponse, StateKey, StateRequest, StateResponse,
 };
 use ferrobeam_runner::executor::{Fault, StateError};
+use ferrobeam_runner::plan::StageId;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::spawn_blocking;
 use tokio_stream::StreamExt;
@@ -24,7 +31,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Outbound;
-use crate::bundle::{Exchange, Failure};
+use crate::bundle::{Exchange, Failure, count_entries};
 use crate::harness::{Harness, Lookup, StreamKind};
 use crate::shared::Shared;
 use crate::state_key;
@@ -66,7 +73,7 @@ impl BeamFnState for State {
 }
 
 async fn read(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     harness: &Arc<Harness>,
     mut inbound: Streaming<StateRequest>,
     answers: mpsc::Sender<StateResponse>,
@@ -95,21 +102,34 @@ async fn read(
                 return why;
             }
         };
+        let counted_by = counted_by(&exchange, &request);
         // While earlier requests of the bundle wait for a thread, this one waits behind them.
-        if !slow.load(Ordering::Relaxed) && exchange.requests.is_idle() {
-            let answer = timed(&exchange, request, &slow);
+        let quick = !slow.load(Ordering::Relaxed) && counted_by.is_none() && exchange.requests.is_idle();
+        if quick || exchange.at_once {
+            let answer = timed(&exchange, &slow, request.id, || answer(&exchange, request.state_key, request.request));
             if answers.send(answer).await.is_err() {
                 return "it stopped reading its state stream while bundles ran".into();
             }
             continue;
         }
-        let Ok(permit) = permits.clone().acquire_owned().await else { return "its state stream was closed".into() };
+        if counted_by.is_some() {
+            exchange.needing_harness.fetch_add(1, Ordering::Relaxed);
+        }
+        let permit = if exchange.needing_harness.load(Ordering::Relaxed) > 0 {
+            None
+        } else {
+            let Ok(permit) = permits.clone().acquire_owned().await else { return "its state stream was closed".into() };
+            Some(permit)
+        };
         if exchange.requests.add((request, permit)) {
+            let (shared, harness) = (shared.clone(), harness.clone());
             let (answers, slow) = (answers.clone(), slow.clone());
-            shared.tasks.spawn(async move {
+            let tasks = shared.clone();
+            tasks.tasks.spawn(async move {
                 // A failure to run means a panic, and the bundle then waits for an answer: it must not wait for ever.
                 let waiting = exchange.clone();
-                if let Err(error) = spawn_blocking(move || answer_all(&exchange, &answers, &slow)).await {
+                let answering = move || answer_all(&shared, &harness, &exchange, &answers, &slow);
+                if let Err(error) = spawn_blocking(answering).await {
                     let message = format!("the runner failed to answer a state request: {error}");
                     waiting.fail(Failure { fault: Fault::Runner, message });
                 }
@@ -119,19 +139,56 @@ async fn read(
 }
 
 /// Answers what waits in the bundle's queue until it is empty. Blocks.
-fn answer_all(exchange: &Exchange, answers: &mpsc::Sender<StateResponse>, slow: &AtomicBool) {
+fn answer_all(
+    shared: &Shared,
+    harness: &Arc<Harness>,
+    exchange: &Exchange,
+    answers: &mpsc::Sender<StateResponse>,
+    slow: &AtomicBool,
+) {
     while let Some((request, permit)) = exchange.requests.next() {
-        let answer = timed(exchange, request, slow);
+        let counted_by = counted_by(exchange, &request);
+        let StateRequest { id, state_key, request, .. } = request;
+        let answer = timed(exchange, slow, id, || match (counted_by, request) {
+            (Some(stage), Some(Asked::Get(get))) => {
+                let key = state_key::from_proto(state_key)?;
+                let page = exchange.state.uncounted(&key, &get.continuation_token)?;
+                let Some(stage) = shared.stage(stage) else {
+                    return Err(StateError::Unsupported(format!("the plan has no stage {}", stage.0)));
+                };
+                let page = Handle::current().block_on(count_entries(shared, harness, &stage, page))?;
+                Ok(Answer::Get(StateGetResponse { continuation_token: page.continuation, data: page.data }))
+            }
+            (_, request) => answer(exchange, state_key, request),
+        });
+        if counted_by.is_some() {
+            exchange.needing_harness.fetch_sub(1, Ordering::Relaxed);
+        }
         // If nobody reads any more, the stream's end has been or will be noticed.
         let _ = answers.blocking_send(answer);
         drop(permit);
     }
 }
 
-fn timed(exchange: &Exchange, request: StateRequest, slow: &AtomicBool) -> StateResponse {
+/// The stage that has a part in the answer, if the request is for the entries of a multimap that only the harness can
+/// count.
+fn counted_by(exchange: &Exchange, request: &StateRequest) -> Option<StageId> {
+    let (Some(Type::MultimapEntriesUserState(key)), Some(Asked::Get(_))) =
+        (request.state_key.as_ref().and_then(|key| key.r#type.as_ref()), &request.request)
+    else {
+        return None;
+    };
+    exchange.stage.counted_by(&key.transform_id, &key.user_state_id)
+}
+
+fn timed(
+    exchange: &Exchange,
+    slow: &AtomicBool,
+    id: String,
+    answer: impl FnOnce() -> Result<Answer, StateError>,
+) -> StateResponse {
     let start = Instant::now();
-    let id = request.id.clone();
-    let answer = match answer(exchange, request) {
+    let answer = match answer() {
         Ok(answer) => StateResponse { id, error: String::new(), response: Some(answer) },
         Err(error) => {
             let response = StateResponse { id, error: error.to_string(), response: None };
@@ -143,20 +200,26 @@ fn timed(exchange: &Exchange, request: StateRequest, slow: &AtomicBool) -> State
     answer
 }
 
-fn answer(exchange: &Exchange, request: StateRequest) -> Result<Answer, StateError> {
-    let key = state_key::from_proto(request.state_key)?;
-    match request.request {
+fn answer(exchange: &Exchange, key: Option<StateKey>, asked: Option<Asked>) -> Result<Answer, StateError> {
+    let key = state_key::from_proto(key)?;
+    match asked {
         Some(Asked::Get(get)) => {
             let page = exchange.state.get(&key, &get.continuation_token)?;
+            if !page.continuation.is_empty() {
+                exchange.cache().page_read(&key);
+            }
             Ok(Answer::Get(StateGetResponse { continuation_token: page.continuation, data: page.data }))
         }
         Some(Asked::Append(append)) => {
             let data: Bytes = append.data;
+            exchange.cache().appended(&key);
             exchange.state.append(&key, data)?;
             Ok(Answer::Append(StateAppendResponse {}))
         }
         Some(Asked::Clear(_)) => {
-            exchange.state.clear(&state_key::cleared(key))?;
+            let key = state_key::cleared(key);
+            exchange.cache().cleared(&key);
+            exchange.state.clear(&key)?;
             Ok(Answer::Clear(StateClearResponse {}))
         }
         None => Err(StateError::Unsupported("a state request of a kind that this runner does not know".into())),

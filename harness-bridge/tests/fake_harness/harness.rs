@@ -17,11 +17,12 @@ use ferrobeam_proto::fn_execution::instruction_request::Request as Instruction;
 use ferrobeam_proto::fn_execution::instruction_response::Response as Answer;
 use ferrobeam_proto::fn_execution::{
     Elements, InstructionRequest, InstructionResponse, ProcessBundleDescriptor, ProcessBundleRequest,
-    ProcessBundleResponse, RemoteGrpcPort, StartWorkerRequest, StartWorkerResponse, StateRequest, StateResponse,
-    StopWorkerRequest, StopWorkerResponse,
+    ProcessBundleResponse, RemoteGrpcPort, StartWorkerRequest, StartWorkerResponse, StateKey, StateRequest,
+    StateResponse, StopWorkerRequest, StopWorkerResponse, state_request,
 };
 use ferrobeam_proto::pipeline::{Environment, FunctionSpec, PTransform};
 use ferrobeam_proto::urns::fn_api_transforms::{DATA_SINK, DATA_SOURCE};
+use ferrobeam_runner::plan::Plan;
 use prost::Message;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -117,6 +118,18 @@ impl Fake {
         self.responses.send(response).await.unwrap();
     }
 
+    /// Asks for state and waits for the answer.
+    pub(crate) async fn ask_state(
+        (requests, answers): &mut (mpsc::Sender<StateRequest>, Streaming<StateResponse>),
+        instruction: &str,
+        key: Option<StateKey>,
+        request: state_request::Request,
+    ) -> StateResponse {
+        let (instruction_id, request) = (instruction.to_owned(), Some(request));
+        requests.send(StateRequest { id: "1".into(), instruction_id, state_key: key, request }).await.unwrap();
+        answers.message().await.unwrap().unwrap()
+    }
+
     pub(crate) async fn done(&self, id: &str) {
         self.answer(id, Answer::ProcessBundle(ProcessBundleResponse::default())).await;
     }
@@ -191,11 +204,15 @@ pub(crate) async fn fixture(capabilities: &[&str]) -> Fixture {
 }
 
 pub(crate) async fn fixture_with(capabilities: &[&str], stage: TestStage) -> Fixture {
+    fixture_of(capabilities, |environment| plan(environment, vec![stage])).await
+}
+
+pub(crate) async fn fixture_of(capabilities: &[&str], plan: impl FnOnce(&Environment) -> Plan) -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let (address, mut started, pool) = pool("").await;
     let environment =
         Environment { capabilities: capabilities.iter().map(|urn| (*urn).to_owned()).collect(), ..external(&address) };
-    let mut config = config(plan(&environment, vec![stage]), Arc::default(), folder.path());
+    let mut config = config(plan(&environment), Arc::default(), folder.path());
     config.stop_timeout = Duration::from_millis(100);
     let starting = tokio::spawn(Bridge::start(config));
     let fake = Fake::start(&mut started).await;

@@ -121,6 +121,7 @@ pub fn plan(environment: &Environment, stages: Vec<TestStage>) -> Plan {
                 kind: StateKind::Bag,
                 value: Some(WireCoder::Prefixed),
                 single_valued: false,
+                entries: None,
             }],
             timers: stage.timers.into_iter().map(timer_family).collect(),
             time_sorted: false,
@@ -348,8 +349,13 @@ pub fn coder() -> ElementCoder {
 
 /// An encoded windowed value.
 pub fn element(value: &[u8]) -> Vec<u8> {
+    encoded(&prefixed(value))
+}
+
+/// A windowed value that is encoded already but for its window.
+pub fn encoded(value: &[u8]) -> Vec<u8> {
     let mut encoded = Vec::new();
-    encode_windowed_value(&mut encoded, Timestamp(0), &[&[]], PANE_NO_FIRING, &prefixed(value));
+    encode_windowed_value(&mut encoded, Timestamp(0), &[&[]], PANE_NO_FIRING, value);
     encoded
 }
 

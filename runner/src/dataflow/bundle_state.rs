@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::Job;
 use super::group::is_state_backed;
-use crate::executor::{StateError, StateKey, StatePage, StateServer};
+use crate::executor::{StateError, StateKey, StatePage, StateServer, UncountedPage};
 use crate::grouping::{References, StoredIterables};
 use crate::plan::StageId;
 use crate::side_input::{GrowingTable, SideInputTable, View};
@@ -130,6 +130,10 @@ impl StateServer for StageBundle {
             }
             StateKey::User { .. } => self.user(key)?.get(key, continuation),
         }
+    }
+
+    fn uncounted(&self, key: &StateKey, continuation: &[u8]) -> Result<UncountedPage, StateError> {
+        self.user(key)?.uncounted(key, continuation)
     }
 
     fn append(&self, key: &StateKey, data: Bytes) -> Result<(), StateError> {

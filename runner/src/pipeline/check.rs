@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ferrobeam_proto::pipeline as pb;
-use ferrobeam_proto::urns::{standard_environments, standard_requirements as requirement};
+use ferrobeam_proto::urns::{standard_environments, standard_protocols, standard_requirements as requirement};
 use prost::Message;
 
-use super::coders::CoderCheck;
+use super::coders::{CoderCheck, is_walkable};
 use super::refusal::{Findings, Refusal};
 use super::{
     CoderName, EnvironmentName, Kind, PCollectionName, Pipeline, Transform, WindowingName, needs, resolve,
     topological_order, window,
 };
+use crate::plan::StateKind;
 
 /// Requirements that are met.
 const REQUIREMENTS: &[&str] = &[
@@ -116,8 +117,26 @@ fn references(transforms: &[Transform], components: &pb::Components, findings: &
             coders.check(&coder.0, &format!("transform \"{name}\""), findings);
         }
         for state in transform.keyed.iter().flat_map(|keyed| &keyed.states) {
+            let user = format!("state \"{}\" of transform \"{name}\"", state.name);
+            let mut sound = true;
             for coder in &state.coders {
-                coders.check(&coder.0, &format!("state \"{}\" of transform \"{name}\"", state.name), findings);
+                sound &= coders.check(&coder.0, &user, findings);
+            }
+            let environment = transform.environment.as_ref().and_then(|id| components.environments.get(&id.0));
+            if let Some(value) = state.value.as_ref().filter(|_| sound && state.kind == StateKind::OrderedList)
+                && environment.is_some_and(|environment| !puts_lengths(environment))
+                && !is_walkable(&components.coders, &value.0)
+            {
+                findings.transform(
+                    name,
+                    format!(
+                        "keeps the ordered list \"{}\", of whose values nobody can tell where one ends: their coder \
+                         \"{value}\" is unknown here, and the environment does not say that it puts lengths before them \
+                         ({})",
+                        state.name,
+                        standard_protocols::ORDERED_LIST_STATE
+                    ),
+                );
             }
         }
         for id in transform.inputs.values().chain(transform.outputs.values()) {
@@ -145,6 +164,12 @@ fn references(transforms: &[Transform], components: &pb::Components, findings: &
     }
 }
 
+/// Whether an SDK puts its length before each value of an ordered list, as the protocol has it. Go's, which does not say
+/// that it knows the protocol, writes the value just as its coder does.
+pub(crate) fn puts_lengths(environment: &pb::Environment) -> bool {
+    environment.capabilities.iter().any(|capability| capability == standard_protocols::ORDERED_LIST_STATE)
+}
+
 /// That each collection has one producer, and each input a producer.
 fn edges(transforms: &[Transform], findings: &mut Findings) {
     let mut producers: BTreeMap<&PCollectionName, &str> = BTreeMap::new();
@@ -165,28 +190,49 @@ fn edges(transforms: &[Transform], findings: &mut Findings) {
     }
 }
 
-/// That the environment is of a kind that can be started, and that its payload can be read.
+/// That the environment is of a kind that can be started, and that its payload says how.
 fn check_environment(id: &str, environment: &pb::Environment, findings: &mut Findings) {
-    if let Err(fault) = startable(environment, 0) {
+    if let Err(fault) = startable(environment, true) {
         findings.pipeline(format!("environment \"{id}\" {fault}"));
     }
 }
 
-fn startable(environment: &pb::Environment, depth: usize) -> Result<(), String> {
+/// As whoever starts it reads it: what only that can see, such as what runs on a machine, is left.
+fn startable(environment: &pb::Environment, outermost: bool) -> Result<(), String> {
     use standard_environments as kind;
     let payload = environment.payload.clone();
     let unreadable = |error: prost::DecodeError| format!("has a payload that cannot be read: {error}");
+    let need = |there: bool, fault: &str| if there { Ok(()) } else { Err(fault.to_owned()) };
     match environment.urn.as_str() {
-        kind::DOCKER => pb::DockerPayload::decode(payload).map(drop).map_err(unreadable),
-        kind::PROCESS => pb::ProcessPayload::decode(payload).map(drop).map_err(unreadable),
-        kind::EXTERNAL => pb::ExternalPayload::decode(payload).map(drop).map_err(unreadable),
-        kind::DEFAULT => Ok(()),
-        // One choice within another has no use; a bound, because each level is decoded anew.
-        kind::ANYOF if depth < 4 => {
+        kind::DOCKER => {
+            let image = pb::DockerPayload::decode(payload).map_err(unreadable)?.container_image;
+            need(!image.is_empty(), "is DOCKER but names no container image")
+        }
+        kind::PROCESS => {
+            let command = pb::ProcessPayload::decode(payload).map_err(unreadable)?.command;
+            need(
+                !command.is_empty(),
+                "is PROCESS but names no command: set --environment_options=process_command=COMMAND",
+            )
+        }
+        kind::EXTERNAL => {
+            let endpoint = pb::ExternalPayload::decode(payload).map_err(unreadable)?.endpoint.unwrap_or_default();
+            need(
+                endpoint.authentication.is_none(),
+                "has a worker pool that asks for authentication, which is not supported",
+            )?;
+            need(
+                !endpoint.url.is_empty(),
+                "is EXTERNAL but names no worker pool: set --environment_config to its host:port",
+            )
+        }
+        // The default for all may itself offer a choice; a choice offers neither.
+        kind::DEFAULT if outermost => Ok(()),
+        kind::ANYOF if outermost => {
             let choices = pb::AnyOfEnvironmentPayload::decode(payload).map_err(unreadable)?.environments;
             let mut last = Err("offers no environment to choose from".to_owned());
             for choice in &choices {
-                last = startable(choice, depth + 1);
+                last = startable(choice, false);
                 if last.is_ok() {
                     break;
                 }

@@ -36,6 +36,16 @@ pub(crate) const REQUIRED_CODERS: &[&str] = &[
     urn::CUSTOM_WINDOW,
 ];
 
+/// Whether the runner can tell where a value ends, just as an SDK writes it: of a coder that [`CoderCheck::check`] found
+/// good.
+pub(super) fn is_walkable(coders: &BTreeMap<String, pb::Coder>, id: &str) -> bool {
+    let Some(coder) = coders.get(id) else { return false };
+    let urn = coder.spec.as_ref().map_or("", |spec| spec.urn.as_str());
+    // What is behind a length does not matter.
+    let parts = if urn == urn::LENGTH_PREFIX { &[][..] } else { &coder.component_coder_ids[..] };
+    KNOWN_CODERS.iter().any(|(known, _)| *known == urn) && parts.iter().all(|part| is_walkable(coders, part))
+}
+
 /// No type that a person writes comes near; a walk of this depth is safe on any thread's stack.
 const MAX_DEPTH: usize = 64;
 /// Components may be shared, so that few coders stand for a value of astronomic size: this bounds what they stand for.

@@ -34,6 +34,7 @@ use ferrobeam_proto::pipeline as pb;
 
 use crate::model::{Access, StateKind, TimeDomain};
 
+pub(crate) use check::puts_lengths;
 pub(crate) use coders::{KNOWN_CODERS, REQUIRED_CODERS};
 pub(crate) use graph::topological_order;
 pub use id::{CoderName, EnvironmentName, PCollectionName, TransformName, WindowingName};

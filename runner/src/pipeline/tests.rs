@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use ferrobeam_proto::pipeline as pb;
+use ferrobeam_proto::pipeline::state_spec::Spec;
 use prost::Message;
 
 use super::{Pipeline, Refusal};
@@ -149,7 +150,7 @@ fn what_is_not_supported_is_named_all_at_once() {
     builder.par_do("source", &pb::ParDoPayload::default(), &["start"], &["unbounded"]);
     let state = pb::StateSpec {
         protocol: spec("beam:user_state:new:v1", ""),
-        spec: Some(pb::state_spec::Spec::BagSpec(pb::BagStateSpec::default())),
+        spec: Some(Spec::BagSpec(pb::BagStateSpec::default())),
     };
     let state = pb::ParDoPayload { state_specs: [("cell".to_owned(), state)].into(), ..Default::default() };
     builder.par_do("stateful", &state, &["unbounded"], &[]);

@@ -159,7 +159,7 @@ fn ask(
 }
 
 /// The global windows with all their defaults, as an SDK would write them.
-fn global_windowing(window_coder: &str, environment: &EnvironmentName) -> pb::WindowingStrategy {
+pub(super) fn global_windowing(window_coder: &str, environment: &EnvironmentName) -> pb::WindowingStrategy {
     pb::WindowingStrategy {
         window_fn: Some(pb::FunctionSpec {
             urn: global_windows_payload::PROPERTIES.to_owned(),

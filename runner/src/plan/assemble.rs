@@ -10,10 +10,10 @@ use super::draft::Draft;
 use super::fuse::{FusedStage, Fusion};
 use super::{
     Collection, CollectionId, Environment, EnvironmentId, Node, Plan, PlanOptions, Port, SideInput, Stage, StageId,
-    ask_windows, bounds, keyed, side_windows, test_stream, truncate,
+    ask_windows, bounds, keyed, map_entries, side_windows, test_stream, truncate,
 };
 use crate::element::WireCoder;
-use crate::pipeline::{CoderName, EnvironmentName, Kind, PCollectionName, Refusal, windowing};
+use crate::pipeline::{CoderName, EnvironmentName, Kind, PCollectionName, Refusal, puts_lengths, windowing};
 use crate::windowing::{Merging, Windowing};
 
 /// A plan being put together.
@@ -174,7 +174,12 @@ impl Assembly<'_> {
         let mut transforms: Vec<_> = members.iter().map(|member| self.draft.transforms[*member].clone()).collect();
         let wire = self.wire(&input);
         let head = transforms.first_mut();
-        let keyed = head.and_then(|head| keyed::keep(&mut self.draft.coders, head, &wire.value, &wire.window));
+        let lengths = self.draft.environments.get(&environment).is_some_and(puts_lengths);
+        let coders = &mut self.draft.coders;
+        let mut keyed = head.and_then(|head| keyed::keep(coders, head, &wire.value, &wire.window, lengths));
+        if let (Some(keyed), Some(head)) = (&mut keyed, transforms.first()) {
+            map_entries::count(self, head, &environment, keyed);
+        }
         let mut descriptor =
             DescriptorBuilder::new(format!("stage-{}", self.plan.stages.len()), self.draft, &environment);
         let mut leaving = BTreeSet::new();

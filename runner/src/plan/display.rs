@@ -108,7 +108,14 @@ impl Plan {
         }
         if let Some(keyed) = &stage.keyed {
             for state in &keyed.states {
-                writeln!(f, "{indent}  keep {state}")?;
+                write!(f, "{indent}  keep {state}")?;
+                match state.entries {
+                    Some(stage) => {
+                        writeln!(f, ", its values counted by")?;
+                        self.fmt_stage(stage, &format!("{indent}    "), f)?;
+                    }
+                    None => writeln!(f)?,
+                }
             }
             for timer in &keyed.timers {
                 writeln!(f, "{indent}  set {timer}")?;

@@ -13,16 +13,18 @@ use ferrobeam_proto::urns::standard_coders as coder;
 use prost::Message;
 
 use super::coders::CoderTable;
-use super::{Keyed, StateCell, TimerFamily};
+use super::{Keyed, StateCell, StateKind, TimerFamily};
+use crate::element::WireCoder;
 use crate::pipeline::{CoderName, Transform};
 
-/// What `transform` keeps, if it does, of input with the wire coders `value` and `window`. Its payload is changed
-/// accordingly.
+/// What `transform` keeps, if it does, of input with the wire coders `value` and `window`, in an environment that puts
+/// lengths before the values of ordered lists or does not. Its payload is changed accordingly.
 pub(super) fn keep(
     coders: &mut CoderTable,
     transform: &mut Transform,
     value: &CoderName,
     window: &CoderName,
+    puts_lengths: bool,
 ) -> Option<Keyed> {
     let spec = transform.keyed.as_ref()?;
     // Validation made sure that the input has keys and that the payload can be read.
@@ -33,8 +35,12 @@ pub(super) fn keep(
         transform: id.clone(),
         state: state.name.clone(),
         kind: state.kind,
-        value: state.value.as_ref().and_then(|value| coders.known_structure(value)),
+        value: match state.kind {
+            StateKind::OrderedList if puts_lengths => Some(WireCoder::Prefixed),
+            _ => state.value.as_ref().and_then(|value| coders.known_structure(value)),
+        },
         single_valued: state.single_valued,
+        entries: None,
     });
     let states = states.collect();
     let (key_structure, window_structure) = (coders.structure(&key), coders.window_structure(window));

@@ -21,6 +21,7 @@ mod display;
 mod draft;
 mod fuse;
 mod keyed;
+mod map_entries;
 mod side_windows;
 mod splittable;
 mod test_stream;
@@ -210,10 +211,14 @@ pub struct StateCell {
     pub kind: StateKind,
     /// How its values are encoded, if the runner can tell where one ends. SDKs encode state with the user's own coder and
     /// heed no other, so there may be none; pages then end where an append did. Values of an ordered list are what
-    /// stands behind the sort key: always one length and so many bytes.
+    /// stands behind the sort key.
     pub value: Option<WireCoder>,
     /// A key of the multimap has at most one value (map and set state), so what is appended to an empty one is whole.
     pub single_valued: bool,
+    /// For a multimap of several values a key whose `value` is unknown, the stage that counts them when its entries are
+    /// read. It takes `KV<nonce, iterable by reference>` and gives `KV<nonce, iterable behind its length>`, and is absent
+    /// from [`Plan::nodes`].
+    pub entries: Option<StageId>,
 }
 
 /// A timer family of a transform.

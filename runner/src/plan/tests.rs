@@ -1,10 +1,12 @@
 //! What plans come of small pipelines.
 
-use ferrobeam_proto::fn_execution::ProcessBundleDescriptor;
+use ferrobeam_proto::fn_execution::{ProcessBundleDescriptor, RemoteGrpcPort};
 use ferrobeam_proto::pipeline as pb;
+use ferrobeam_proto::pipeline::state_spec::Spec;
 use prost::Message;
 
-use super::{Plan, PlanOptions, build};
+use super::{Node, Plan, PlanOptions, build};
+use crate::element::WireCoder;
 use crate::pipeline::Refusal;
 use crate::pipeline::tests::{Builder, assert_contains, coder};
 
@@ -335,4 +337,138 @@ fn a_coder_of_windowed_values_stays_one_of_values() {
     let descriptor = ProcessBundleDescriptor::decode(plan.stages[0].descriptor.clone()).unwrap();
     let inside = &descriptor.coders[&descriptor.pcollections["reify"].coder_id];
     assert_eq!(inside, &coder("length_prefix", &["reified"]));
+}
+
+#[test]
+fn values_of_a_multimap_that_only_an_sdk_knows_are_counted_by_it() {
+    let mut builder = Builder::new();
+    let components = builder.components();
+    components.coders.insert("own".to_owned(), coder("own", &[]));
+    let multimap = |value: &str| {
+        let (key_coder_id, value_coder_id) = ("bytes".to_owned(), value.to_owned());
+        Spec::MultimapSpec(pb::MultimapStateSpec { key_coder_id, value_coder_id })
+    };
+    let map = pb::MapStateSpec { key_coder_id: "bytes".to_owned(), value_coder_id: "own".to_owned() };
+    let states = [("own", multimap("own")), ("known", multimap("bytes")), ("single", Spec::MapSpec(map))];
+    let state = |spec| pb::StateSpec { spec: Some(spec), protocol: None };
+    let state_specs = states.map(|(name, spec)| (name.to_owned(), state(spec))).into();
+    builder.pcollection("pairs", "kv");
+    builder.par_do("pair", &pb::ParDoPayload::default(), &["start"], &["pairs"]);
+    builder.par_do("keep", &pb::ParDoPayload { state_specs, ..Default::default() }, &["pairs"], &[]);
+    let plan = builder.plan().unwrap();
+    let cells = plan.stages.iter().filter_map(|stage| stage.keyed.as_ref()).flat_map(|keyed| &keyed.states);
+    let counted: Vec<_> = cells.filter_map(|cell| Some((cell.state.as_str(), cell.entries?))).collect();
+    let [("own", stage)] = counted[..] else { panic!("{counted:?}") };
+    assert!(!plan.nodes.iter().any(|node| matches!(node, Node::Stage(id) if *id == stage)), "it runs by itself");
+
+    let stage = &plan.stages[stage.0 as usize];
+    assert_contains(&stage.name, &["the keep", "own"]);
+    let descriptor = ProcessBundleDescriptor::decode(stage.descriptor.clone()).unwrap();
+    let written = |transform: &str| {
+        let port = descriptor.transforms[transform].spec.as_ref().unwrap();
+        let port = RemoteGrpcPort::decode(port.payload.clone()).unwrap();
+        let mut todo = vec![port.coder_id];
+        let mut urns = Vec::new();
+        while let Some(id) = todo.pop() {
+            let coder = &descriptor.coders[&id];
+            let urn = &coder.spec.as_ref().unwrap().urn;
+            urns.push(urn.trim_start_matches("beam:coder:").trim_end_matches(":v1").to_owned());
+            todo.extend(coder.component_coder_ids.iter().rev().cloned());
+        }
+        urns.join(" ")
+    };
+    let [output] = &stage.outputs[..] else { panic!("{:?}", stage.outputs) };
+    assert_eq!(written(&stage.input.transform), "windowed_value kv bytes state_backed_iterable own global_window");
+    assert_eq!(written(&output.transform), "windowed_value kv bytes length_prefix iterable own global_window");
+    assert_eq!(descriptor.transforms.len(), 2);
+    let [collection] = &descriptor.pcollections.keys().collect::<Vec<_>>()[..] else { panic!("{descriptor:?}") };
+    let ends = |transform: &pb::PTransform| {
+        [&transform.inputs, &transform.outputs].map(|ends| ends.values().cloned().collect::<Vec<_>>())
+    };
+    let one = vec![(*collection).clone()];
+    assert_eq!(ends(&descriptor.transforms[&stage.input.transform]), [vec![], one.clone()]);
+    assert_eq!(ends(&descriptor.transforms[&output.transform]), [one, vec![]]);
+}
+
+#[test]
+fn values_of_an_ordered_list_end_by_their_length_or_by_a_coder_that_is_known() {
+    let planned = |value: &str, capabilities: &[&str]| {
+        let mut builder = Builder::new();
+        let components = builder.components();
+        components.coders.insert("own".to_owned(), coder("own", &[]));
+        components.coders.insert("long".to_owned(), coder("varint", &[]));
+        components.coders.insert("pair".to_owned(), coder("kv", &["bytes", "own"]));
+        components.coders.insert("prefixed".to_owned(), coder("length_prefix", &["own"]));
+        let environment = components.environments.get_mut("env").unwrap();
+        environment.capabilities = capabilities.iter().map(|urn| (*urn).to_owned()).collect();
+        let list = Spec::OrderedListSpec(pb::OrderedListStateSpec { element_coder_id: value.to_owned() });
+        let state_specs = [("list".to_owned(), pb::StateSpec { spec: Some(list), protocol: None })].into();
+        builder.pcollection("pairs", "kv");
+        builder.par_do("pair", &pb::ParDoPayload::default(), &["start"], &["pairs"]);
+        builder.par_do("keep", &pb::ParDoPayload { state_specs, ..Default::default() }, &["pairs"], &[]);
+        let plan = builder.plan().map_err(|refusal| refusal.to_string())?;
+        let cells = plan.stages.into_iter().filter_map(|stage| stage.keyed).flat_map(|keyed| keyed.states);
+        Ok::<_, String>(cells.map(|cell| cell.value).collect::<Vec<_>>())
+    };
+    let lengths = ["beam:protocol:ordered_list_state:v1"];
+    for value in ["own", "long", "pair", "prefixed"] {
+        assert_eq!(planned(value, &lengths).unwrap(), [Some(WireCoder::Prefixed)], "{value}");
+    }
+    assert_eq!(planned("long", &[]).unwrap(), [Some(WireCoder::VarInt)]);
+    assert_eq!(planned("prefixed", &[]).unwrap(), [Some(WireCoder::Prefixed)]);
+    for value in ["own", "pair"] {
+        let refusal = planned(value, &[]).unwrap_err();
+        assert_contains(&refusal, &["\"the keep\"", "\"list\"", &format!("\"{value}\""), lengths[0]]);
+    }
+}
+
+#[test]
+fn environments_that_nobody_could_start_are_refused() {
+    let environment = |urn: &str, payload: Vec<u8>| pb::Environment {
+        urn: format!("beam:env:{urn}:v1"),
+        payload: payload.into(),
+        ..Default::default()
+    };
+    let external = |url: &str, asks: bool| {
+        let authentication = asks.then(pb::AuthenticationSpec::default);
+        let endpoint = Some(pb::ApiServiceDescriptor { url: url.to_owned(), authentication });
+        environment("external", pb::ExternalPayload { endpoint, ..Default::default() }.encode_to_vec())
+    };
+    let process = |command: &str| {
+        let command = command.to_owned();
+        environment("process", pb::ProcessPayload { command, ..Default::default() }.encode_to_vec())
+    };
+    let docker =
+        |image: &str| environment("docker", pb::DockerPayload { container_image: image.to_owned() }.encode_to_vec());
+    let any_of = |environments: Vec<pb::Environment>| {
+        environment("anyof", pb::AnyOfEnvironmentPayload { environments }.encode_to_vec())
+    };
+    let planned = |environment: pb::Environment| {
+        let mut builder = Builder::new();
+        builder.components().environments.insert("env".to_owned(), environment);
+        builder.step("step", "start", "bytes");
+        builder.plan().map(drop).map_err(|refusal| refusal.to_string())
+    };
+    for good in [
+        external("localhost:1", false),
+        process("boot"),
+        docker("image"),
+        environment("default", vec![]),
+        any_of(vec![docker(""), external("localhost:1", false)]),
+    ] {
+        planned(good).unwrap();
+    }
+    for (bad, why) in [
+        (external("", false), "names no worker pool"),
+        (environment("external", vec![]), "names no worker pool"),
+        (external("localhost:1", true), "authentication"),
+        (process(""), "names no command"),
+        (docker(""), "names no container image"),
+        (any_of(vec![]), "no environment to choose from"),
+        (any_of(vec![process(""), docker("")]), "names no container image"),
+        (any_of(vec![any_of(vec![docker("image")])]), "unknown here"),
+        (any_of(vec![environment("default", vec![])]), "unknown here"),
+    ] {
+        assert_contains(&planned(bad).unwrap_err(), &["environment \"env\"", why]);
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use crate::element::{WireCoder, get_varint};
-use crate::executor::{CellPart, StateError, StateKey, StatePage, StateServer};
+use crate::executor::{CellPart, StateError, StateKey, StatePage, StateServer, UncountedEntry, UncountedPage};
 use crate::memory::{Budget, Reservation};
 use crate::plan::{StateCell, StateKind};
 
@@ -19,6 +19,9 @@ use super::store::{Store, StoreError, WriteBatch};
 
 /// Bytes of a page, unless one value is longer.
 pub(super) const PAGE: usize = 1 << 20;
+
+/// Entries of a page whose values are to be counted: the harness asks for each by itself.
+pub(super) const UNCOUNTED: usize = 1000;
 
 /// Answers the state requests of one bundle ([`StateKey::User`]). What it writes is in memory, on the job's budget, until
 /// [`super::KeyedState::commit`]; dropped before, it leaves nothing.
@@ -174,6 +177,8 @@ impl BundleState {
     ) -> Result<StatePage, StateError> {
         self.bag(named, item, |store, bag| {
             if let (None, Some(data)) = (&position, bag.whole()) {
+                // In a stream of values one without bytes is a byte (Java's sets have such values).
+                let data = if data.is_empty() && !bag.is_empty() { Bytes::from_static(&[0]) } else { data };
                 return Ok(StatePage { data, continuation: Bytes::new() });
             }
             let mut page = Page::default();
@@ -192,7 +197,7 @@ impl BundleState {
         part: &CellPart,
         (from, to): (Bytes, Option<Bytes>),
         position: Option<Position>,
-        add: impl Fn(&dyn Store, &mut Page, (&[u8], View, u64)) -> Result<bool, StateError>,
+        mut add: impl FnMut(&dyn Store, &mut Page, (&[u8], View, u64)) -> Result<bool, StateError>,
     ) -> Result<StatePage, StateError> {
         let start = position.unwrap_or(Position { item: from, offset: 0 });
         let mut page = Page::default();
@@ -260,13 +265,38 @@ impl StateServer for BundleState {
         }
     }
 
+    fn uncounted(&self, key: &StateKey, continuation: &[u8]) -> Result<UncountedPage, StateError> {
+        let (named, part) = self.named(key)?;
+        let position = self.shared.tokens.open(&named.key, part, continuation)?;
+        let mut entries = Vec::new();
+        let all = (Bytes::new(), None);
+        let page = self.page_of_items(&named, part, all, position, |store, page, (item, view, from)| {
+            let mut more = true;
+            let scanned = view.parts(store, (&named.key, item), from, &mut |at, values| {
+                more = entries.len() < UNCOUNTED && page.add(item, at, &[item, values]);
+                if more {
+                    let (key, values) = (Bytes::copy_from_slice(item), Bytes::copy_from_slice(values));
+                    entries.push(UncountedEntry { key, values });
+                } else if page.next.is_none() {
+                    page.turn(item, at);
+                }
+                more
+            });
+            scanned.map_err(storage)?;
+            Ok(more)
+        })?;
+        Ok(UncountedPage { entries, continuation: page.continuation })
+    }
+
     fn append(&self, key: &StateKey, data: Bytes) -> Result<(), StateError> {
         let (named, part) = self.named(key)?;
         let item = match part {
             CellPart::Bag => &Bytes::new(),
             CellPart::MapValues(map_key) => map_key,
             CellPart::OrderedRange { .. } => {
-                for (sort_key, entry) in entries(&data).map_err(|why| malformed(named.cell, &why))? {
+                for (sort_key, entry) in
+                    entries(&data, named.cell.value.as_ref()).map_err(|why| malformed(named.cell, &why))?
+                {
                     self.bag(&named, &sort_item(sort_key), |_, bag| {
                         bag.append(entry);
                         Ok(())
@@ -329,11 +359,16 @@ impl Page {
     fn add(&mut self, item: &[u8], offset: u64, bytes: &[&[u8]]) -> bool {
         let length: usize = bytes.iter().map(|bytes| bytes.len()).sum();
         if !self.data.is_empty() && self.data.len() + length > PAGE {
-            self.next = Some(Position { item: Bytes::copy_from_slice(item), offset });
+            self.turn(item, offset);
             return false;
         }
         bytes.iter().for_each(|bytes| self.data.extend_from_slice(bytes));
         true
+    }
+
+    /// The next page starts here.
+    fn turn(&mut self, item: &[u8], offset: u64) {
+        self.next = Some(Position { item: Bytes::copy_from_slice(item), offset });
     }
 }
 
@@ -342,14 +377,15 @@ fn sort_item(sort_key: i64) -> Bytes {
     Bytes::copy_from_slice(&((sort_key as u64) ^ (1 << 63)).to_be_bytes())
 }
 
-/// The entries of an ordered list: each a varint sort key and a value behind its length (`StateAppendRequest.data` of the
-/// Fn API).
-fn entries(data: &Bytes) -> Result<Vec<(i64, Bytes)>, String> {
+/// The entries of an ordered list: each a varint sort key and a value (`StateAppendRequest.data` of the Fn API), which
+/// stands behind its length unless its SDK does otherwise.
+fn entries(data: &Bytes, value: Option<&WireCoder>) -> Result<Vec<(i64, Bytes)>, String> {
+    let coder = value.unwrap_or(&WireCoder::Prefixed);
     let mut entries = Vec::new();
     let mut at = 0;
     while at < data.len() {
         let (sort_key, varint) = get_varint(&data[at..]).map_err(|error| error.to_string())?;
-        let value = WireCoder::Prefixed.skip(&data[at + varint..]).map_err(|error| error.to_string())?;
+        let value = coder.skip(&data[at + varint..]).map_err(|error| error.to_string())?;
         let end = at + varint + value;
         entries.push((sort_key as i64, data.slice(at..end)));
         at = end;
@@ -365,7 +401,7 @@ fn count(cell: &StateCell, bytes: &[u8]) -> Result<i32, StateError> {
     let Some(coder) = &cell.value else {
         let StateCell { state, transform, .. } = cell;
         let what =
-            format!("the entries of {state} of {transform} cannot be counted: their coder is not a standard one");
+            format!("the values of {state} of {transform} can only be counted by their SDK: their coder is not known");
         return Err(StateError::Unsupported(what));
     };
     let (mut count, mut at) = (0, 0);

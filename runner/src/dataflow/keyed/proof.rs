@@ -216,6 +216,7 @@ fn plan() -> Plan {
             kind: StateKind::Bag,
             value: Some(WireCoder::Prefixed),
             single_valued: false,
+            entries: None,
         }],
         timers: vec![TimerFamily {
             transform: "count".into(),

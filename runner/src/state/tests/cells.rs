@@ -1,10 +1,12 @@
 //! Single cases of user state.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::*;
-use crate::executor::{StateError, StateServer};
-use crate::state::bundle::PAGE;
+use crate::executor::{StateError, StateServer, UncountedEntry};
+use crate::state::bundle::{PAGE, UNCOUNTED};
 use crate::state::{BundleState, Changes, Expiry};
 use crate::time::Timestamp;
 
@@ -195,12 +197,52 @@ fn values_without_bytes_or_borders_are_kept() {
         state.commit(&bundle, Changes::default()).unwrap();
         let bundle = state.bundle();
         assert_eq!(read(&bundle, &at("set", CellPart::MapKeys)).unwrap(), [&one[..], &two].concat());
+        assert_eq!(read(&bundle, &at("set", CellPart::MapValues(one.clone()))).unwrap(), [0]);
+        assert!(read(&bundle, &at("set", CellPart::MapValues(value(b"none")))).unwrap().is_empty());
         let entries = [&one[..], &[0, 0, 0, 1], &two, &[0, 0, 0, 1], b"opaque"].concat();
         assert_eq!(read(&bundle, &at("set", CellPart::MapEntries)).unwrap(), entries);
         assert_eq!(read(&bundle, &at("opaque", CellPart::MapValues(one.clone()))).unwrap().len(), 2 * PAGE);
         assert!(matches!(bundle.get(&at("opaque", CellPart::MapEntries), b""), Err(StateError::Unsupported(_))));
         bundle.clear(&at("set", CellPart::MapValues(one.clone()))).unwrap();
         assert_eq!(read(&bundle, &at("set", CellPart::MapKeys)).unwrap(), two);
+    }
+}
+
+#[test]
+fn values_that_only_their_sdk_can_count_come_as_they_were_appended() {
+    for state in states() {
+        let bundle = state.bundle();
+        let at = |part| user("opaque", "key", "window", part);
+        let mut expected: BTreeMap<Bytes, Vec<u8>> = BTreeMap::new();
+        let mut append = |bundle: &BundleState, key: Bytes, values: Vec<u8>| {
+            expected.entry(key.clone()).or_default().extend_from_slice(&values);
+            bundle.append(&at(CellPart::MapValues(key)), values.into()).unwrap();
+        };
+        for n in 0..UNCOUNTED + 7 {
+            append(&bundle, value(format!("{n:05}").as_bytes()), vec![n as u8]);
+        }
+        for n in 0..3 {
+            append(&bundle, value(b"large"), vec![n; PAGE / 2 + 1]);
+        }
+        state.commit(&bundle, Changes::default()).unwrap();
+        let bundle = state.bundle();
+        append(&bundle, value(b"large"), vec![9; PAGE / 2 + 1]);
+        append(&bundle, value(b"new"), vec![1]);
+
+        let (mut got, mut pages, mut continuation) = (BTreeMap::<Bytes, Vec<u8>>::new(), 0, Bytes::new());
+        loop {
+            let page = bundle.uncounted(&at(CellPart::MapEntries), &continuation).unwrap();
+            assert!(page.entries.len() <= UNCOUNTED);
+            for UncountedEntry { key, values } in page.entries {
+                got.entry(key).or_default().extend_from_slice(&values);
+            }
+            (pages, continuation) = (pages + 1, page.continuation);
+            if continuation.is_empty() {
+                break;
+            }
+        }
+        assert!(got == expected, "{} keys instead of {}", got.len(), expected.len());
+        assert!(pages >= 4, "{pages} pages");
     }
 }
 

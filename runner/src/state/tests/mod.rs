@@ -29,7 +29,7 @@ fn budget() -> Budget {
 
 fn cell(state: &str, kind: StateKind) -> StateCell {
     let (transform, value) = ("pardo".into(), Some(WireCoder::Prefixed));
-    StateCell { transform, state: state.into(), kind, value, single_valued: false }
+    StateCell { transform, state: state.into(), kind, value, single_valued: false, entries: None }
 }
 
 fn family(domain: TimeDomain) -> TimerFamily {
