@@ -114,12 +114,12 @@ async fn options_are_described_and_remarked_upon() {
     let described = client.describe_pipeline_options(DescribePipelineOptionsRequest {}).await.expect("a description");
     let names: Vec<String> = described.into_inner().options.into_iter().map(|option| option.name).collect();
     assert!(names.iter().any(|name| name == "checkpointing_interval") && names.iter().any(|n| n == "parallelism"));
-    let options = text("checkpointing_interval", "1000");
-    let prepared = prepare_with(&mut client, impulse(), options).await.expect("a warning is no refusal");
+    let options = text("object_reuse", "true");
+    let prepared = prepare_with(&mut client, impulse(), options).await.expect("a remark is no refusal");
     let job = run(&mut client, &prepared.preparation_id).await.expect("prepared");
     let said = said(&mut client, &job).await;
-    let warned = said.iter().find(|line| line.contains("checkpointing_interval")).expect("it is said");
-    assert!(warned.starts_with("JOB_MESSAGE_WARNING"), "{warned}");
+    let warned = said.iter().find(|line| line.contains("object_reuse")).expect("it is said");
+    assert!(warned.contains("has no effect"), "{warned}");
     service.stop().await;
 }
 

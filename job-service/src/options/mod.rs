@@ -308,12 +308,21 @@ mod tests {
             let given = match entry.kind {
                 Kind::Flag(default) => Json::BoolValue(!default),
                 Kind::Text(_) if entry.name == "state_backend" => text("rocksdb"),
+                Kind::Text(_) if entry.name == "state_backend_storage_path" => text("file:///checkpoints"),
                 Kind::Integer(_) | Kind::Text(_) => text("17"),
                 Kind::List => text("a.jar"),
             };
-            match (entry.treatment, parse(&options(&[(entry.name, given)]))) {
+            // What is asked of checkpoints means something where there are some.
+            let others = |entry: &OptionEntry| match entry.name {
+                "checkpointing_interval" => None,
+                _ => Some(("checkpointing_interval", text("1000"))),
+            };
+            let without: Vec<_> = others(entry).into_iter().collect();
+            let without = parse(&options(&without)).expect("good options").0;
+            let all: Vec<_> = others(entry).into_iter().chain([(entry.name, given)]).collect();
+            match (entry.treatment, parse(&options(&all))) {
                 (Treatment::Honoured, Ok((parsed, remarks))) => {
-                    assert_ne!(parsed, JobOptions::default(), "{} has no effect", entry.name);
+                    assert_ne!(parsed, without, "{} has no effect", entry.name);
                     assert_eq!(remarks, []);
                 }
                 (Treatment::Accepted(why), Ok((_, remarks))) => {

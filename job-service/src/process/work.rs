@@ -411,7 +411,7 @@ mod tests {
             assert_eq!(orders.next().await.transpose().expect("no error").and_then(|o| o.order), drain);
             reports.close();
             let answer = outgoing.next().await.and_then(|report| report.report);
-            let why = "checkpoints are not supported by this build".to_owned();
+            let why = "the job was deployed without checkpoints".to_owned();
             let failed = Report::SaveFailed(v1::SaveFailed { epoch: 9, why });
             assert_eq!(answer, (order == checkpoint).then_some(failed));
         }

@@ -62,6 +62,17 @@ pub enum PartKind {
     SideInput,
 }
 
+impl std::fmt::Display for PartKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            PartKind::Stage => "stage without keys",
+            PartKind::Keyed => "stage with keyed state",
+            PartKind::Grouping => "grouping",
+            PartKind::SideInput => "side input",
+        })
+    }
+}
+
 /// A cell of user state or a timer family, by the names that the pipeline has for them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CellName {

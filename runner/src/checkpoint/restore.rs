@@ -75,7 +75,13 @@ impl Restore {
         Ok(Restore { epoch, parts })
     }
 
-    /// The checkpoint's epoch.
+    /// The same for another job, which counts its epochs by itself.
+    #[must_use]
+    pub fn for_another_job(self) -> Restore {
+        Restore { epoch: 0, ..self }
+    }
+
+    /// The epoch that the job starts in: the checkpoint's, unless it was another job's.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }

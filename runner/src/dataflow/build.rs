@@ -23,6 +23,7 @@ use super::merge::{Merger, WindowMerges};
 use super::quiescence::{self, Quiescence, Watcher};
 use super::route::{self, Route};
 use super::run::Reporter;
+use super::saved_names;
 use super::side_inputs::{Fillers, Tables};
 use super::test_stream;
 use super::windowed;
@@ -214,7 +215,7 @@ impl<'scope> Builder<'scope, '_> {
                         Rc::clone(&self.reporter),
                     )
                 } else {
-                    let links = self.links(format!("group {name}"), [*output]);
+                    let links = self.links(saved_names::of_grouping(name), [*output]);
                     let means = windowed::Means {
                         stores: self.shared.stores.clone(),
                         clock: Arc::clone(&self.shared.clock),
@@ -256,7 +257,7 @@ impl<'scope> Builder<'scope, '_> {
         let (edges, epochs) = (&self.edges, self.epochs.as_ref());
         let side_inputs = self.fillers.of(self.job, stage, |id| edge(self.scope, edges, epochs, id), &state);
         let input = self.edge(stage.input.collection);
-        let links = self.links(format!("stage {}", stage.name), stage.outputs.iter().map(|port| port.collection));
+        let links = self.links(saved_names::of_stage(stage), stage.outputs.iter().map(|port| port.collection));
         let outputs = match &stage.keyed {
             None => super::stage::build(self.scope, self.job, id, input, side_inputs, state, links),
             Some(keyed) => {

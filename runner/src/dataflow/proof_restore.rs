@@ -39,6 +39,7 @@ const STATE: u32 = 2;
 const NOTE_COUNTS: u32 = 3;
 const NOTE_GROUPS: u32 = 4;
 const GATED: u32 = 5;
+const INSERTED: u32 = 6;
 
 /// What was noted: a line for each record, and how often.
 type Notes = Arc<Mutex<BTreeMap<String, u32>>>;
@@ -141,6 +142,7 @@ impl Bundle for Open {
                     (NOTE_COUNTS, Given::Elements(batch)) => note_counts(batch, &mut made),
                     (NOTE_GROUPS, Given::Elements(batch)) => note_groups(batch, &mut made),
                     (GATED, Given::Elements(batch)) => note_gated(batch, &*state, &mut made),
+                    (INSERTED, Given::Elements(_)) => {}
                     _ => panic!("timers of stage {stage}, which has none"),
                 }
             }
@@ -437,6 +439,24 @@ struct Life {
     bundles: u64,
     store: StoreKind,
     memory: usize,
+    plan: Plan,
+    allow_non_restored_state: bool,
+    /// It starts from the checkpoint of another job, and counts its epochs anew.
+    anew: bool,
+}
+
+impl Default for Life {
+    fn default() -> Life {
+        Life {
+            workers: 2,
+            bundles: u64::MAX,
+            store: StoreKind::Memory,
+            memory: 64 << 20,
+            plan: plan(),
+            allow_non_restored_state: false,
+            anew: false,
+        }
+    }
 }
 
 /// Takes one checkpoint after the other until the dataflow has ended; gives the last that was committed.
@@ -473,14 +493,20 @@ fn take_checkpoints(
 impl Life {
     /// Lives on from `from`; gives the checkpoint to go on from, or none when the job is done.
     fn live(&self, from: Option<&Saved>, notes: &Notes, dir: &Path) -> Option<Saved> {
-        let first = from.map_or(0, |from| from.epoch);
+        self.try_to_live(from, notes, dir).unwrap()
+    }
+
+    /// As [`Life::live`]; the message of a job that fails otherwise than by dying.
+    fn try_to_live(&self, from: Option<&Saved>, notes: &Notes, dir: &Path) -> Result<Option<Saved>, String> {
+        let first = from.filter(|_| !self.anew).map_or(0, |from| from.epoch);
         let folders = |saved: &Saved| saved.parts.iter().map(|part| part.folder.clone()).collect::<Vec<PathBuf>>();
         let restore = from.map(|from| Restore::read(from.epoch, folders(from)).unwrap());
+        let restore = restore.map(|restore| if self.anew { restore.for_another_job() } else { restore });
         let (tell, told) = crossbeam_channel::unbounded();
         let checkpoints = Checkpoints::new(self.workers, restore, Arc::new(Told(tell))).unwrap();
         let user = User { left: AtomicU64::new(self.bundles), fails: 13, notes: Arc::clone(notes) };
         let job = Job {
-            plan: Arc::new(plan()),
+            plan: Arc::new(self.plan.clone()),
             executor: Arc::new(user),
             budget: Budget::new(self.memory, dir),
             observer: Arc::new(Silent),
@@ -490,6 +516,7 @@ impl Life {
                 retry_delay: Duration::from_millis(1),
                 store: self.store,
                 carry_over_after: Duration::ZERO,
+                allow_non_restored_state: self.allow_non_restored_state,
                 ..Settings::default()
             },
             drain: Drain::default(),
@@ -506,11 +533,11 @@ impl Life {
         let folder = tempfile::tempdir_in(dir).unwrap().keep();
         let last = take_checkpoints(&checkpoints, &told, &ended, first, &folder);
         match life.join().unwrap() {
-            Ok(()) => None,
-            Err(failure) => {
-                assert!(failure.message.starts_with("the process died"), "{failure}");
-                last.or_else(|| from.cloned()).or(Some(Saved { epoch: 0, parts: vec![] }))
+            Ok(()) => Ok(None),
+            Err(failure) if failure.message.starts_with("the process died") => {
+                Ok(last.or_else(|| from.cloned()).or(Some(Saved { epoch: 0, parts: vec![] })))
             }
+            Err(failure) => Err(failure.message),
         }
     }
 }
@@ -528,12 +555,16 @@ fn lives_on(seed: u64, store: StoreKind, memory: usize) {
     for life in 0.. {
         let workers = [1, 2, 4, 3][next(4) as usize];
         let bundles = if life < 4 { 60 + next(600) } else { u64::MAX };
-        let life = Life { workers, bundles, store, memory };
+        let life = Life { workers, bundles, store, memory, ..Life::default() };
         match life.live(from.as_ref().filter(|from| from.epoch > 0), &notes, dir.path()) {
             Some(saved) => from = Some(saved),
             None => break,
         }
     }
+    check(&notes, &format!("seed {seed}"));
+}
+
+fn check(notes: &Notes, what: &str) {
     let (found, expected) = (notes.lock().unwrap(), expected());
     let wrong: Vec<_> = expected
         .iter()
@@ -542,7 +573,7 @@ fn lives_on(seed: u64, store: StoreKind, memory: usize) {
         .take(20)
         .collect();
     let more: Vec<_> = found.iter().filter(|(line, _)| !expected.contains_key(*line)).take(20).collect();
-    assert!(wrong.is_empty() && more.is_empty(), "seed {seed}: not as expected {wrong:?}, not expected {more:?}");
+    assert!(wrong.is_empty() && more.is_empty(), "{what}: not as expected {wrong:?}, not expected {more:?}");
 }
 
 /// Undisturbed, with a checkpoint after the other.
@@ -551,7 +582,7 @@ fn a_job_with_checkpoints_has_the_results_of_one_without() {
     for workers in [1, 2, 4] {
         let dir = tempfile::tempdir().unwrap();
         let notes = Notes::default();
-        let life = Life { workers, bundles: u64::MAX, store: StoreKind::Memory, memory: 64 << 20 };
+        let life = Life { workers, ..Life::default() };
         assert!(life.live(None, &notes, dir.path()).is_none());
         assert!(*notes.lock().unwrap() == expected(), "{workers} workers");
     }
@@ -572,4 +603,69 @@ fn restore_equals_undisturbed_on_disk() {
         eprintln!("seed {seed}");
         lives_on(seed, StoreKind::RocksDb, 0);
     }
+}
+
+/// A life that ends somewhere in the middle, with a checkpoint.
+fn half_a_life(notes: &Notes, dir: &Path) -> Saved {
+    let life = Life { bundles: 700, ..Life::default() };
+    life.live(None, notes, dir).filter(|saved| saved.epoch > 0).expect("it dies, and not before its first checkpoint")
+}
+
+fn keyed(plan: &mut Plan) -> &mut Keyed {
+    plan.stages[STATE as usize].keyed.as_mut().unwrap()
+}
+
+/// State that is added, also before what was there, and a transform that is inserted, change nothing for the rest; and the
+/// job may be another one, on another number of workers.
+#[test]
+fn a_changed_pipeline_takes_over_what_it_still_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let notes = Notes::default();
+    let saved = half_a_life(&notes, dir.path());
+    let mut changed = plan();
+    let first = StateCell { state: "a".into(), ..keyed(&mut changed).states[0].clone() };
+    keyed(&mut changed).states.insert(0, first);
+    let later = TimerFamily { family: "later".into(), ..keyed(&mut changed).timers[0].clone() };
+    keyed(&mut changed).timers.push(later);
+    // A stage between the source and nothing else: positions of all that come after it move.
+    changed.nodes.insert(3, Node::Stage(StageId(INSERTED)));
+    changed.stages.push(Stage { transforms: vec![], ..proof::stage("inserted", 2, &[]) });
+    let life = Life { workers: 3, plan: changed, anew: true, ..Life::default() };
+    assert!(life.live(Some(&saved), &notes, dir.path()).is_none());
+    check(&notes, "changed");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let notes = Notes::default();
+    let saved = half_a_life(&notes, dir.path());
+    let tried = |change: &dyn Fn(&mut Plan), allow_non_restored_state: bool| {
+        let mut plan = plan();
+        change(&mut plan);
+        let life = Life { plan, allow_non_restored_state, ..Life::default() };
+        life.try_to_live(Some(&saved), &Notes::default(), dir.path())
+    };
+    let recoded = |plan: &mut Plan| keyed(plan).states[0].value = None;
+    let renamed = |plan: &mut Plan| plan.stages[SOURCE as usize].name = "another source".into();
+    let windowed = |plan: &mut Plan| {
+        for node in &mut plan.nodes {
+            if let Node::GroupByKey { windowing, .. } = node {
+                windowing.allowed_lateness = 5;
+            }
+        }
+    };
+    let all = |plan: &mut Plan| [&recoded as &dyn Fn(&mut Plan), &renamed, &windowed].iter().for_each(|it| it(plan));
+    let message = tried(&all, false).unwrap_err();
+    for part in [
+        "the checkpoint does not fit the pipeline",
+        "stage count: state \"n\" of \"My/count\" was saved as Bag of prefixed, and is now Bag of unknown",
+        "stage source: the pipeline has it no more",
+        "group My/group: it was saved as",
+    ] {
+        assert!(message.contains(part), "{part:?} is not in {message}");
+    }
+    // What is gone may be dropped; what is there and does not fit may not.
+    assert!(tried(&recoded, true).is_err());
+    assert!(tried(&|plan| keyed(plan).timers.clear(), false).unwrap_err().contains("timer family \"end\""));
 }

@@ -9,7 +9,7 @@ use timely::worker::Worker;
 
 use super::build::{Shared, build};
 use super::cluster::{self, Topology};
-use super::{Job, JobFailure};
+use super::{Job, JobFailure, fit};
 use crate::element::ElementError;
 use crate::executor::Fault;
 use crate::state::StoreError;
@@ -71,6 +71,13 @@ pub fn run(job: Job, topology: Topology) -> Result<(), JobFailure> {
     let shape = (topology.processes, workers);
     let (builders, network) = cluster::allocators(topology, &job.budget)
         .map_err(|error| JobFailure::runner(format!("connecting the workers of the job: {error}")))?;
+    if let Some(restore) = job.checkpoints.restore() {
+        fit::check(&job, restore).map_err(|error| JobFailure {
+            fault: Fault::User,
+            message: error.to_string(),
+            environment: None,
+        })?;
+    }
     let shared = Shared::new(&job, shape).map_err(|error| JobFailure::runner(error.to_string()))?;
     let (reports, inbox) = crossbeam_channel::unbounded();
     let checkpoints = job.checkpoints.clone();

@@ -2,6 +2,7 @@
 
 use super::super::Job;
 use super::super::bundles::element_coder;
+use super::super::fit::form_of_input;
 use super::super::restore::Parts;
 use crate::checkpoint::{CellName, PartHead, PartKind, Saver};
 use crate::element::ElementCoder;
@@ -9,30 +10,13 @@ use crate::plan::{Keyed, Stage, StageId, StateCell, TimerFamily};
 use crate::state::{Numbers, Record, Store, StoreError, Stores, group_of, renumber};
 
 /// See the module.
-pub(super) struct StateForm {
-    stage: String,
+pub(crate) struct StateForm {
     input: ElementCoder,
     form: String,
     cells: Vec<CellName>,
     timers: Vec<CellName>,
     /// Saved cells that are gone are dropped instead of refused.
     drop_unknown: bool,
-}
-
-/// Of the stage `id` of a job.
-pub(super) fn of(job: &Job, id: StageId, keyed: &Keyed) -> StateForm {
-    let stage = &job.plan.stages[id.0 as usize];
-    let input = element_coder(&job.plan, stage.input.collection);
-    // Of its values nothing is kept but what waits to be sorted, or for a side input.
-    let form = format!("{}, in windows of {:?}", input.value, input.window);
-    StateForm {
-        stage: stage.name.clone(),
-        input,
-        form,
-        cells: keyed.states.iter().map(|cell| cell_name(stage, cell)).collect(),
-        timers: keyed.timers.iter().map(|family| timer_name(stage, family)).collect(),
-        drop_unknown: job.settings.allow_non_restored_state,
-    }
 }
 
 fn unique_name(stage: &Stage, id: &str) -> String {
@@ -59,6 +43,26 @@ fn timer_name(stage: &Stage, family: &TimerFamily) -> CellName {
 }
 
 impl StateForm {
+    /// Of the stage `id` of a job.
+    pub(crate) fn of(job: &Job, id: StageId, keyed: &Keyed) -> StateForm {
+        let stage = &job.plan.stages[id.0 as usize];
+        StateForm {
+            input: element_coder(&job.plan, stage.input.collection),
+            form: form_of_input(job, stage),
+            cells: keyed.states.iter().map(|cell| cell_name(stage, cell)).collect(),
+            timers: keyed.timers.iter().map(|family| timer_name(stage, family)).collect(),
+            drop_unknown: job.settings.allow_non_restored_state,
+        }
+    }
+
+    /// Why a part cannot be taken over, if it cannot.
+    pub(crate) fn refuses(&self, head: &PartHead) -> Option<String> {
+        if head.form != self.form {
+            return Some(format!("its input was saved as {}, and is now {}", head.form, self.form));
+        }
+        self.numbers(head).err().map(|error| error.why)
+    }
+
     /// How the stage's input is encoded.
     pub(super) fn input(&self) -> &ElementCoder {
         &self.input
@@ -116,15 +120,14 @@ impl StateForm {
             match numbered.iter().find(same) {
                 Some((at, found)) if found.form == *form => Ok(Some(*at)),
                 Some((_, found)) => Err(refused(format!(
-                    "{what} {cell:?} of {transform:?}, in stage {:?}, was saved as {form}, and is now {}: leave it as \
-                     it was, or give it another name",
-                    self.stage, found.form
+                    "{what} {cell:?} of {transform:?} was saved as {form}, and is now {}: leave it as it was, or give it another \
+                     name",
+                    found.form
                 ))),
                 None if self.drop_unknown => Ok(None),
                 None => Err(refused(format!(
-                    "{what} {cell:?} of {transform:?}, in stage {:?}, was saved, and the pipeline has it no more: \
-                     allow_non_restored_state drops it",
-                    self.stage
+                    "{what} {cell:?} of {transform:?} was saved, and the pipeline has it no more: allow_non_restored_state drops \
+                     it"
                 ))),
             }
         };

@@ -24,4 +24,5 @@ mod operator;
 #[cfg(test)]
 mod proof;
 
+pub(crate) use form::StateForm;
 pub(crate) use operator::{Parts, build};

@@ -25,7 +25,7 @@ use super::super::side_inputs::{Gate, Passed, SideInputs};
 use super::super::stable::StableInput;
 use super::admit::{Admission, Admitted};
 use super::changes;
-use super::form;
+use super::form::StateForm;
 use crate::checkpoint::{PartHead, PartKind, Saver};
 use crate::clock::Clock;
 use crate::element::{BatchBuilder, ElementError};
@@ -89,7 +89,7 @@ pub(crate) fn build<'scope>(
         // Fails only when the worker is gone.
         let _ = wake.activate();
     });
-    let form = form::of(job, id, keyed);
+    let form = StateForm::of(job, id, keyed);
     let opened = form.parts(&saver).and_then(|taken_over| {
         let store = form.open(&parts.stores, &taken_over, saver.shard())?;
         Ok((store, taken_over.least_watermark()))
@@ -190,7 +190,7 @@ struct KeyedOperator {
     bundles: Bundles,
     state: KeyedState,
     /// What its state is called, and how it is encoded.
-    form: form::StateForm,
+    form: StateForm,
     /// The state of the bundle that is open, as its last try sees it.
     current: Rc<RefCell<Option<Arc<BundleState>>>>,
     /// What is to be committed with the bundle that is open, besides what it does itself.

@@ -12,4 +12,4 @@ mod tables;
 mod proof;
 
 pub(crate) use gate::{Gate, Passed, SideInputs};
-pub(crate) use tables::{Fillers, Tables};
+pub(crate) use tables::{Fillers, Tables, form_of_side_input};

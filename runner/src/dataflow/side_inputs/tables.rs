@@ -11,12 +11,13 @@ use super::super::bundle_state::{StageState, Table};
 use super::super::bundles::element_coder;
 use super::super::edge::Edge;
 use super::super::run::Reporter;
+use super::super::saved_names;
 use super::gate::{Growing, SideInputs};
 use super::materialise::{self, Growth};
 use crate::checkpoint::{PartHead, PartKind};
 use crate::clock::Clock;
 use crate::grouping::StoredIterables;
-use crate::plan::{Access, CollectionId, SideInput, Stage};
+use crate::plan::{Access, CollectionId, Stage};
 use crate::side_input::{GrowingTable, SideInputTable};
 use crate::state::{StoreError, Stores};
 use crate::time::Moment;
@@ -33,15 +34,8 @@ pub(crate) struct Tables {
     waiting: Stores,
 }
 
-/// What the table of a side input is saved as: it is called after the first that reads it.
-fn saved_name(stage: &Stage, side_input: &SideInput) -> String {
-    let transform = stage.transforms.iter().find(|(id, _)| *id == side_input.transform);
-    let transform = transform.map_or(&side_input.transform, |(_, name)| name);
-    format!("side input {} of {transform}, as {:?}", side_input.local_name, side_input.access)
-}
-
 /// What a saved table is written for: of another form it is not read.
-fn form(job: &Job, (collection, access): Key) -> String {
+pub(crate) fn form_of_side_input(job: &Job, collection: CollectionId, access: Access) -> String {
     let collection = &job.plan.collections[collection.0 as usize];
     format!("{access:?} of {}, windowed: {:?}", collection.value, collection.windowing)
 }
@@ -64,7 +58,7 @@ impl Tables {
             let table = if collection.is_read_at_its_end() && !durable {
                 Table::Whole(Arc::new(SideInputTable::new(&job.budget, access, coder)))
             } else {
-                let name = saved_name(stage, side_input);
+                let name = saved_names::of_side_input(stage, side_input);
                 let windowing = collection.windowing.clone();
                 let store = format!("side-input-{}-{access:?}", id.0);
                 let restored = job.checkpoints.restore().and_then(|restore| restore.of(&name).first());
@@ -72,14 +66,6 @@ impl Tables {
                 Table::Growing(Arc::new(match restored {
                     None => GrowingTable::new(stores.open(&store)?, access, coder, windowing),
                     Some(part) => {
-                        let form = form(job, (id, access));
-                        if part.head.form != form {
-                            let why = format!(
-                                "side input {:?} was saved as {}, and is now {form}",
-                                side_input.local_name, part.head.form
-                            );
-                            return Err(StoreError { doing: "take over saved state", why });
-                        }
                         GrowingTable::restore(stores.restore(&store, &part.folder)?, access, coder, windowing)?
                     }
                 }))
@@ -155,7 +141,7 @@ impl<'scope> Fillers<'scope, '_> {
                     budget: job.budget.clone(),
                     // All tables of the job hold the same; that of its first worker is saved.
                     saver: (scope.index() == 0).then(|| job.checkpoints.saver(self.tables.names[&key].clone(), 0, 1)),
-                    head: PartHead { form: form(job, key), ..PartHead::of(PartKind::SideInput) },
+                    head: PartHead { form: form_of_side_input(job, key.0, key.1), ..PartHead::of(PartKind::SideInput) },
                     first_epoch: job.checkpoints.restore().map_or(0, |restore| restore.epoch()),
                     by_epoch: job.checkpoints.are_on(),
                 };

@@ -17,6 +17,7 @@ use super::super::bundles::{Bundles, Finished, HandedBack};
 use super::super::carried::{self, Carried, Share, TakenOver};
 use super::super::edge::{Edge, Output, moment};
 use super::super::emission::Emissions;
+use super::super::fit::form_of_input;
 use super::super::links::Links;
 use super::super::queue::EpochInput;
 use super::super::run::Reporter;
@@ -82,6 +83,7 @@ pub(crate) fn build<'scope>(
     let mut operator = StageOperator {
         stable,
         name: plan.name.clone(),
+        form: form_of_input(job, plan),
         bundles: if in_turn { of_stage } else { of_stage.handing_back_at_once() },
         truncation: plan.splittable.then(|| Truncation::new(plan.truncate.map(bundles), unbounded, &job.budget)),
         unbounded,
@@ -124,6 +126,8 @@ pub(crate) fn build<'scope>(
 
 struct StageOperator {
     name: String,
+    /// How its input is encoded.
+    form: String,
     job: Job,
     stage: StageId,
     /// Some output is.
@@ -351,7 +355,10 @@ impl StageOperator {
                     carried.add_paused(paused.moment.watermark, paused.due, paused.element.clone());
                 }
                 match frozen {
-                    Ok(()) => border.save(PartHead::of(PartKind::Stage), carried.frozen(None)),
+                    Ok(()) => border.save(
+                        PartHead { form: self.form.clone(), ..PartHead::of(PartKind::Stage) },
+                        carried.frozen(None),
+                    ),
                     Err(error) => self.check(Err(error)),
                 }
             }

@@ -56,9 +56,10 @@ use super::restore::Parts;
 use super::route::{self, Route};
 use crate::checkpoint::{PartHead, PartKind, Saver};
 use crate::clock::Clock;
-use crate::element::ElementError;
+use crate::element::{ElementCoder, ElementError};
 use crate::state::{MemoryStore, StoreError, Stores};
 use crate::time::Moment;
+use crate::windowing::Windowing;
 
 use engine::Engine;
 use operator::WindowedOperator;
@@ -101,7 +102,7 @@ pub(crate) fn build<'scope>(
     let merges = merges(Rc::clone(&address));
     let flow = links.flow.waking(scope.worker().sync_activator_for(address.to_vec()));
     let links = Links { flow, ..links };
-    let head = PartHead { form: form(&grouping), ..PartHead::of(PartKind::Grouping) };
+    let head = PartHead { form: form(&grouping.input, &grouping.windowing), ..PartHead::of(PartKind::Grouping) };
     // Every worker builds its operators, come what may.
     let (engine, trouble) = match engine(&grouping, &means, &head, &links.saver) {
         Ok(engine) => (engine, None),
@@ -128,8 +129,7 @@ pub(crate) fn build<'scope>(
 }
 
 /// What the state of a grouping is written for: of another form it is not read.
-fn form(grouping: &Grouping) -> String {
-    let Grouping { input, windowing, .. } = grouping;
+pub(crate) fn form(input: &ElementCoder, windowing: &Windowing) -> String {
     format!("{}, windowed: {windowing:?}", input.value)
 }
 
