@@ -53,7 +53,7 @@ const fn entry(name: &'static str, kind: Kind, treatment: Treatment, description
     OptionEntry { name, kind, treatment, description }
 }
 
-const NO_STATE_YET: &str = "jobs do not start from saved state yet, so it has no effect";
+const NO_STATE_YET: &str = "it means nothing here";
 const FLINK_CLUSTER: &str = "it configures Flink's cluster, and there is none";
 const FLINK_INSIDE: &str = "it tunes the inside of Flink's operators";
 
@@ -139,10 +139,10 @@ pub const CATALOGUE: &[OptionEntry] = &[
     entry(
         "savepoint_path",
         Text(""),
-        Refused("starting from saved state is not supported yet; leave the option out to start from nothing"),
-        "Saved state to start from",
+        Honoured,
+        "Saved state to start from: STORAGE/JOB, or STORAGE/JOB/manifests/NUMBER",
     ),
-    entry("allow_non_restored_state", Flag(false), Accepted(NO_STATE_YET), "Ignore saved state of no transform"),
+    entry("allow_non_restored_state", Flag(false), Honoured, "Ignore saved state of no transform"),
     entry(
         "state_backend_storage_path",
         Text(""),
@@ -247,6 +247,6 @@ mod tests {
         assert_eq!(of("parallelism").r#type(), pipeline_option_type::Enum::Integer);
         assert_eq!(of("fail_on_checkpointing_errors").default_value, "true");
         assert_eq!(of("files_to_stage").r#type(), pipeline_option_type::Enum::Array);
-        assert!(of("savepoint_path").description.contains("refused"));
+        assert!(of("state_backend_factory").description.contains("refused"));
     }
 }

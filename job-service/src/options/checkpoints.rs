@@ -2,7 +2,10 @@
 
 use std::num::{NonZeroU64, NonZeroUsize};
 
-use super::Reader;
+use super::{Reader, StartFrom};
+
+/// Between two checkpoints of a job that starts from one, and says nothing of its own.
+const INTERVAL: NonZeroU64 = NonZeroU64::new(10_000).expect("not zero");
 
 /// What a job that wants checkpoints asks of them. `None`: it did not. Times in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +23,10 @@ pub struct CheckpointOptions {
     pub fail_on_errors: bool,
     /// Where they are kept; `None`: where the service keeps them.
     pub storage: Option<String>,
+    /// The checkpoint of another job to start from.
+    pub start_from: Option<StartFrom>,
+    /// Saved state that the pipeline has no place for any more is dropped.
+    pub allow_non_restored_state: bool,
     /// They stay when the job fails, for a later one to start from.
     pub externalized: bool,
     /// They stay when the job is cancelled.
@@ -38,22 +45,28 @@ impl CheckpointOptions {
             concurrent: None,
             fail_on_errors: true,
             storage: None,
+            start_from: None,
+            allow_non_restored_state: false,
             externalized: false,
             retained_on_cancellation: false,
             retained: NonZeroUsize::MIN,
         }
     }
 
-    /// `None` without an interval, whatever else is asked.
+    /// `None` without an interval or a checkpoint to start from, whatever else is asked.
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<CheckpointOptions> {
-        let mut positive = |name| {
+        let positive = |reader: &mut Reader<'_>, name| {
             let integer = reader.integer(name)?;
             NonZeroU64::new(u64::try_from(integer).ok()?)
         };
-        let mut options = CheckpointOptions::every(positive("checkpointing_interval")?);
-        options.timeout = positive("checkpoint_timeout_millis");
-        options.min_pause = positive("min_pause_between_checkpoints").map(NonZeroU64::get);
-        options.concurrent = positive("num_concurrent_checkpoints");
+        let interval = positive(reader, "checkpointing_interval");
+        let start_from = reader.start_from("savepoint_path");
+        let interval = interval.or(start_from.as_ref().map(|_| INTERVAL))?;
+        let mut options = CheckpointOptions { start_from, ..CheckpointOptions::every(interval) };
+        options.allow_non_restored_state = reader.flag("allow_non_restored_state").unwrap_or(false);
+        options.timeout = positive(reader, "checkpoint_timeout_millis");
+        options.min_pause = positive(reader, "min_pause_between_checkpoints").map(NonZeroU64::get);
+        options.concurrent = positive(reader, "num_concurrent_checkpoints");
         options.storage = reader.storage("state_backend_storage_path");
         options.externalized = reader.flag("externalized_checkpoints_enabled").unwrap_or(false);
         options.retained_on_cancellation =
@@ -100,6 +113,8 @@ mod tests {
             concurrent: NonZeroU64::new(3),
             fail_on_errors: false,
             storage: None,
+            start_from: None,
+            allow_non_restored_state: false,
             externalized: false,
             retained_on_cancellation: false,
             retained: NonZeroUsize::MIN,

@@ -7,6 +7,7 @@
 mod backend;
 mod catalogue;
 mod checkpoints;
+mod start_from;
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -16,6 +17,7 @@ pub use catalogue::{CATALOGUE, Kind, OptionEntry, Treatment, describe, find};
 pub use checkpoints::CheckpointOptions;
 use prost_types::value::Kind as Json;
 use prost_types::{Struct, Value};
+pub use start_from::{StartFrom, StartFromError};
 
 use crate::checkpoint::{Options, Storage};
 
@@ -198,6 +200,18 @@ impl Reader<'_> {
         }
     }
 
+    /// The checkpoint of another job.
+    fn start_from(&mut self, name: &str) -> Option<StartFrom> {
+        let path = self.text(name).filter(|path| !path.trim().is_empty())?;
+        match StartFrom::parse(&path) {
+            Ok(start_from) => Some(start_from),
+            Err(error) => {
+                self.refused.push(format!("{name}: {error}"));
+                None
+            }
+        }
+    }
+
     fn backend(&mut self, name: &str) -> Option<StateBackend> {
         let text = self.text(name).filter(|text| !text.trim().is_empty())?;
         match text.parse() {
@@ -308,6 +322,7 @@ mod tests {
             let given = match entry.kind {
                 Kind::Flag(default) => Json::BoolValue(!default),
                 Kind::Text(_) if entry.name == "state_backend" => text("rocksdb"),
+                Kind::Text(_) if entry.name == "savepoint_path" => text("file:///checkpoints/job-1"),
                 Kind::Text(_) if entry.name == "state_backend_storage_path" => text("file:///checkpoints"),
                 Kind::Integer(_) | Kind::Text(_) => text("17"),
                 Kind::List => text("a.jar"),

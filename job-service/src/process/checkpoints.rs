@@ -73,14 +73,23 @@ impl Taking {
         if !asked.restore.is_empty() {
             let manifest: Manifest =
                 serde_json::from_slice(&asked.restore).map_err(|e| failed("the manifest to start from", &e))?;
-            known = Known::of(&manifest);
+            let own = manifest.job == job;
+            let source = if own {
+                known = Known::of(&manifest);
+                files.clone()
+            } else {
+                let storage = Storage::open(&asked.restore_storage_url, &options);
+                let storage = storage.map_err(|e| failed("the storage to start from", &e))?;
+                Files::of(&storage, &manifest.job).map_err(|e| failed("the folder to start from", &e))?
+            };
             let into = work_dir.join("restored");
-            let (folders, metrics) = fetch(&files, &manifest, &into)
+            let (folders, metrics) = fetch(&source, &manifest, &into)
                 .await
                 .map_err(|e| failed(&format!("checkpoint {} cannot be fetched", manifest.epoch), &e))?;
-            restore = Some(runner::Restore::read(manifest.epoch.0, folders).map_err(|e| failed("the checkpoint", &e))?);
+            let read = runner::Restore::read(manifest.epoch.0, folders).map_err(|e| failed("the checkpoint", &e))?;
+            restore = Some(if own { read } else { read.for_another_job() });
             // Once in the job.
-            for counted in metrics.iter().filter(|_| place.index == 0) {
+            for counted in metrics.iter().filter(|_| own && place.index == 0) {
                 reports.start_from(from_infos(counted));
             }
         }

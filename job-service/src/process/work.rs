@@ -338,6 +338,7 @@ fn settings(deployment: &v1::Deployment) -> Settings {
     if limits.retry_delay_millis > 0 {
         settings.retry_delay = Duration::from_millis(limits.retry_delay_millis);
     }
+    settings.allow_non_restored_state = deployment.checkpoints.as_ref().is_some_and(|it| it.allow_non_restored_state);
     if limits.max_bundle_millis > 0 {
         settings.max_bundle_time = Duration::from_millis(limits.max_bundle_millis);
     }

@@ -11,12 +11,12 @@ use tokio::time::Instant;
 
 use super::attempt::Outcome;
 use super::coordinator::{Coordinator, Decision, Event, Purpose, Settings};
-use super::manifests::JournalManifests;
+use super::manifests::{self, JournalManifests};
 use crate::checkpoint::{Epoch, OpenError, Options, Part, Storage};
 use crate::control::v1;
 use crate::control::v1::process_order::Order;
 use crate::job::{Generation, JobId};
-use crate::options::CheckpointOptions;
+use crate::options::{CheckpointOptions, StartFrom};
 
 /// Names all that makes up a checkpoint. It is one when this is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +104,8 @@ pub(super) struct Checkpoints {
     storage: CheckpointStorage,
     interval: u64,
     retained: NonZeroUsize,
+    start_from: Option<StartFrom>,
+    allow_non_restored_state: bool,
     /// As the options say.
     externalized: bool,
     retained_on_cancellation: bool,
@@ -115,6 +117,8 @@ pub(super) struct Checkpoints {
     tell: mpsc::UnboundedSender<Written>,
     /// What the present attempt began from.
     beginning: Beginning,
+    /// Where the files are that it begins with, if they are another job's.
+    restore_url: String,
 }
 
 /// How a manifest was written.
@@ -145,6 +149,8 @@ impl Checkpoints {
             storage,
             interval: settings.interval,
             retained: asked.retained,
+            start_from: asked.start_from.clone(),
+            allow_non_restored_state: asked.allow_non_restored_state,
             externalized: asked.externalized,
             retained_on_cancellation: asked.retained_on_cancellation,
             coordinator: Coordinator::new(settings),
@@ -153,6 +159,7 @@ impl Checkpoints {
             written,
             tell,
             beginning: Beginning::default(),
+            restore_url: String::new(),
         };
         (checkpoints, remarks)
     }
@@ -164,6 +171,8 @@ impl Checkpoints {
             folder: self.job.to_string(),
             interval_millis: self.interval,
             restore: self.beginning.restorable.as_ref().map(|restored| restored.manifest.clone()).unwrap_or_default(),
+            restore_storage_url: self.restore_url.clone(),
+            allow_non_restored_state: self.allow_non_restored_state,
         }
     }
 
@@ -239,16 +248,25 @@ impl Checkpoints {
 
     /// Finds what the next attempt begins from, once it is known what became of a manifest that the last one left behind.
     /// Returns that in words, and what else is to be said.
-    pub(super) async fn prepare(&mut self, generation: Generation) -> Result<(String, Vec<String>), String> {
+    pub(super) async fn prepare(&mut self, generation: Generation) -> Result<(String, Vec<String>), Outcome> {
         while self.coordinator.is_writing() {
             let event = self.event().await;
             // There is no process to tell.
             self.step(generation, event);
         }
         let beginning = self.storage.manifests.begin(&self.job, generation).await;
-        self.beginning = beginning.map_err(|why| format!("the job's latest checkpoint cannot be found: {why}"))?;
-        let from = self.beginning.restorable.as_ref();
-        let from = from.map_or_else(|| START.to_owned(), |latest| format!("checkpoint {}", latest.epoch));
+        self.beginning =
+            beginning.map_err(|why| Outcome::Lost(format!("the job's latest checkpoint cannot be found: {why}")))?;
+        let own = self.beginning.restorable.as_ref();
+        let mut from = own.map_or_else(|| START.to_owned(), |latest| format!("checkpoint {}", latest.epoch));
+        self.restore_url.clear();
+        if let (None, Some(start_from)) = (own, &self.start_from) {
+            let found = manifests::find(start_from).await;
+            let found = found.map_err(|why| Outcome::Failed(format!("{start_from} cannot be started from: {why}")))?;
+            from = format!("checkpoint {} of {}", found.epoch, start_from.job);
+            self.beginning.restorable = Some(found);
+            self.restore_url.clone_from(&start_from.storage);
+        }
         Ok((from, std::mem::take(&mut self.beginning.remarks)))
     }
 

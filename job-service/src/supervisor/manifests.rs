@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::checkpoints::{Beginning, Manifest, ManifestError, ManifestStore, Restorable};
 use super::coordinator::Purpose;
-use crate::checkpoint::{self, Collector, CommitError, Epoch, Journal, Kind, Settled, Storage, Writer};
+use crate::checkpoint::{self, Collector, CommitError, Epoch, Journal, Kind, Options, Settled, Storage, Writer};
 use crate::job::{Generation, JobId};
+use crate::options::StartFrom;
 
 /// Into how many groups keys are hashed: a part of the format of saved state.
 const KEY_GROUPS: u32 = 1 << 16;
@@ -135,6 +136,27 @@ impl ManifestStore for JournalManifests {
             }
         }
     }
+}
+
+/// Finds a checkpoint of another job.
+pub(super) async fn find(start_from: &StartFrom) -> Result<Restorable, String> {
+    let StartFrom { storage, job, epoch } = start_from;
+    let options = Options::none().with_environment(std::env::vars());
+    let storage = Storage::open(storage, &options).map_err(|error| error.to_string())?;
+    let journal = Journal::of(&storage, job).map_err(|error| error.to_string())?;
+    let manifest = match epoch {
+        None => {
+            let found = journal.newest().await.map_err(|error| error.to_string())?;
+            found.manifest.ok_or_else(|| "there is no whole checkpoint of that job".to_owned())?
+        }
+        Some(epoch) => match journal.read(*epoch).await.map_err(|error| error.to_string())? {
+            Ok(checkpoint::Entry::Checkpoint(manifest)) => manifest,
+            Ok(checkpoint::Entry::Marker(_)) => return Err("no checkpoint was completed under that number".to_owned()),
+            Err(error) => return Err(error.to_string()),
+        },
+    };
+    let bytes = serde_json::to_vec(&manifest).map_err(|error| error.to_string())?;
+    Ok(Restorable { epoch: manifest.epoch, manifest: bytes.into() })
 }
 
 /// Finds out whether a manifest was written that may have been.

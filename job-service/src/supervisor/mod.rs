@@ -222,7 +222,7 @@ impl Supervisor {
         let Some(checkpoints) = &mut work.checkpoints else { return Ok(()) };
         let mut cancelled = job.cancelled();
         let from = tokio::select! {
-            from = checkpoints.prepare(generation) => from.map_err(Outcome::Lost)?,
+            from = checkpoints.prepare(generation) => from?,
             // Fails only when the sender, which the job holds, is gone.
             _ = cancelled.wait_for(|cancelled| *cancelled) => return Err(Outcome::Cancelled),
         };
@@ -230,7 +230,7 @@ impl Supervisor {
         for remark in remarks {
             job.say(Message::now(Importance::Warning, remark));
         }
-        if generation > Generation(1) {
+        if from != checkpoints::START {
             job.say(Message::now(Importance::Basic, format!("the job goes on from {from}")));
         }
         Ok(())

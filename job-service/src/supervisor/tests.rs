@@ -352,6 +352,8 @@ async fn a_job_goes_on_from_the_last_checkpoint_whose_manifest_is_written() {
         folder: job.id().to_string(),
         interval_millis: 10,
         restore: bytes::Bytes::new(),
+        restore_storage_url: String::new(),
+        allow_non_restored_state: false,
     };
     assert_eq!(deployment.checkpoints, Some(expected.clone()));
 
