@@ -19,8 +19,9 @@ use tonic::transport::server::TcpIncoming;
 use crate::agent::{Agent, AgentConfig};
 use crate::api::JobApi;
 use crate::artifacts::{Retrieval, RetrievalGrants, StagingService, Store, StoreError};
-use crate::control::ControlService;
 use crate::control::v1::control_server::ControlServer;
+use crate::control::v1::savepoints_server::SavepointsServer;
+use crate::control::{ControlService, SavepointService};
 use crate::job::{Jobs, Retention};
 use crate::options::StateBackend;
 use crate::supervisor::{Agents, CheckpointStorage, Supervisor, SupervisorConfig};
@@ -188,10 +189,12 @@ impl Service {
         let api =
             JobApi::new(Arc::clone(&jobs), Arc::clone(&supervisor), host_port(&advertised, artifact_address.port()));
         let staging = StagingService::new(Arc::clone(&jobs), store.clone());
+        let savepoints = SavepointService::new(Arc::clone(&supervisor), Arc::clone(&jobs));
         let control = ControlService::new(Arc::clone(&supervisor), config.join_token.clone());
         let routes = Routes::new(JobServiceServer::new(api).max_decoding_message_size(usize::MAX))
             .add_service(ArtifactStagingServiceServer::new(staging).max_decoding_message_size(usize::MAX))
             .add_service(ArtifactRetrievalServiceServer::new(Retrieval::new(store, grants)))
+            .add_service(SavepointsServer::new(savepoints))
             .add_service(ControlServer::new(control).max_decoding_message_size(usize::MAX))
             .prepare();
 

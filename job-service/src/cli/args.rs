@@ -30,6 +30,8 @@ pub(super) enum Command {
     Cancel(EndArgs),
     /// Let a job take no more input and finish what it has
     Drain(EndArgs),
+    /// Have a job save its state now, and print the savepoint_path that another job starts from
+    Savepoint(SavepointArgs),
     /// Print what is said about a job, from its start, until it ends
     Logs(LogsArgs),
     /// One process of a job; started by agents
@@ -180,6 +182,14 @@ pub(super) struct EndArgs {
     /// Return at once instead of when the job has ended
     #[arg(long)]
     pub(super) no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SavepointArgs {
+    #[command(flatten)]
+    pub(super) service: Endpoint,
+    /// The job's id, or the beginning of it
+    pub(super) job: String,
 }
 
 #[derive(Debug, Args)]

@@ -9,15 +9,19 @@ pub(super) type JobClient = JobServiceClient<Channel>;
 
 /// Connects to the service at `endpoint`, HOST:PORT.
 pub(super) async fn connect(endpoint: &str) -> anyhow::Result<JobClient> {
+    Ok(JobServiceClient::new(channel(endpoint).await?).max_decoding_message_size(usize::MAX))
+}
+
+/// The same, for other services than the Job API.
+pub(super) async fn channel(endpoint: &str) -> anyhow::Result<Channel> {
     let url = format!("http://{}", endpoint.trim_start_matches("http://"));
     let address = Endpoint::from_shared(url).with_context(|| format!("{endpoint} is not an address HOST:PORT"))?;
     let channel = address.tcp_nodelay(true).connect().await;
-    let channel = channel.with_context(|| {
+    channel.with_context(|| {
         format!(
             "no job service answers at {endpoint}: start one with `ferrobeam serve`, or name another with --endpoint"
         )
-    })?;
-    Ok(JobServiceClient::new(channel).max_decoding_message_size(usize::MAX))
+    })
 }
 
 /// All jobs of the service.

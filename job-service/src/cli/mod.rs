@@ -5,6 +5,7 @@ mod client;
 mod jobs;
 mod progress;
 mod run;
+mod savepoint;
 mod sdk;
 mod serve;
 
@@ -59,6 +60,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
                     Command::Jobs(args) => jobs::list(args).await,
                     Command::Cancel(args) => jobs::cancel(args).await,
                     Command::Drain(args) => jobs::drain(args).await,
+                    Command::Savepoint(args) => savepoint::take(args).await,
                     Command::Logs(args) => jobs::logs(args).await,
                     Command::JobProcess(_) => Ok(ExitCode::SUCCESS),
                 }

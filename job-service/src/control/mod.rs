@@ -3,11 +3,13 @@
 mod convert;
 mod joined;
 mod lease;
+mod savepoints;
 mod service;
 
 pub(crate) use convert::part;
 pub use joined::{JoinError, join};
 pub(crate) use lease::leased;
+pub use savepoints::SavepointService;
 pub use service::ControlService;
 
 /// Generated messages and services.

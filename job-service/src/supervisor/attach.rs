@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 
 use super::Supervisor;
 use super::attempt::Signal;
+use super::checkpoints::Answer;
 use crate::agent::ProcessName;
 use crate::checkpoint::{Epoch, Part};
 use crate::control::{part, v1};
@@ -30,6 +31,11 @@ impl Live {
         signals: mpsc::UnboundedSender<Signal>,
     ) -> Live {
         Live { job, generation, token, processes, signals }
+    }
+
+    /// Passes the wish on to the job's task; false if that is gone.
+    pub(super) fn ask_for_savepoint(&self, answer: Answer) -> bool {
+        self.signals.send(Signal::SavepointAsked { answer }).is_ok()
     }
 }
 

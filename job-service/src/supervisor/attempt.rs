@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::SupervisorConfig;
 use super::agents::{Agents, Place};
-use super::checkpoints::{Checkpoints, Todo};
+use super::checkpoints::{Answer, Checkpoints, Todo};
 use super::coordinator::Event;
 use crate::agent::{EXITED, ProcessName};
 use crate::checkpoint::{Epoch, Part};
@@ -49,6 +49,10 @@ pub(super) enum Signal {
         index: u32,
         epoch: Epoch,
         why: String,
+    },
+    /// Somebody wants a savepoint.
+    SavepointAsked {
+        answer: Answer,
     },
     /// The process is gone. That its connection is gone says less: one that lost the service ends by itself.
     Ended {
@@ -292,6 +296,17 @@ impl Attempt {
             Signal::SaveFailed { index, epoch, why } => {
                 self.checkpointed(checkpoints, Event::SaveFailed { process: index, epoch, why }, phase)
             }
+            Signal::SavepointAsked { answer } => match checkpoints {
+                Some(kept) => {
+                    kept.ask_for_savepoint(answer);
+                    self.checkpointed(checkpoints, Event::SavepointAsked, phase)
+                }
+                None => {
+                    let why = "the job takes no checkpoints: give it the option checkpointing_interval".to_owned();
+                    let _ = answer.send(Err(why));
+                    phase
+                }
+            },
             Signal::Completed { index } => {
                 self.completed.insert(index);
                 phase

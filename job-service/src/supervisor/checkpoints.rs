@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::attempt::Outcome;
@@ -117,9 +117,17 @@ pub(super) struct Checkpoints {
     tell: mpsc::UnboundedSender<Written>,
     /// What the present attempt began from.
     beginning: Beginning,
+    /// Who waits for the next savepoint, and for the one that is being taken.
+    asked: Vec<Answer>,
+    awaited: Vec<Answer>,
+    /// Savepoints that were taken. They stay.
+    savepoints: u64,
     /// Where the files are that it begins with, if they are another job's.
     restore_url: String,
 }
+
+/// Takes the path of a savepoint, or why there is none.
+pub(super) type Answer = oneshot::Sender<Result<String, String>>;
 
 /// How a manifest was written.
 #[derive(Debug)]
@@ -160,6 +168,9 @@ impl Checkpoints {
             tell,
             beginning: Beginning::default(),
             restore_url: String::new(),
+            asked: Vec::new(),
+            awaited: Vec::new(),
+            savepoints: 0,
         };
         (checkpoints, remarks)
     }
@@ -201,6 +212,11 @@ impl Checkpoints {
     pub(super) fn step(&mut self, generation: Generation, event: Event<Vec<Part>>) -> Vec<Todo> {
         let now = u64::try_from(self.zero.elapsed().as_millis()).unwrap_or(u64::MAX);
         let over = matches!(event, Event::Stop | Event::ProcessLost | Event::Started { .. });
+        if over {
+            let why = "the job ended, or lost a process, before it had saved its state: ask again".to_owned();
+            self.awaited.append(&mut self.asked);
+            self.answer(&Err(why));
+        }
         self.wake = None;
         let decisions = self.coordinator.step(now, event);
         // Of what fails the attempt the attempt speaks.
@@ -214,7 +230,10 @@ impl Checkpoints {
 
     fn carry_out(&mut self, generation: Generation, decision: Decision<Vec<Part>>, told: bool, todo: &mut Vec<Todo>) {
         match decision {
-            Decision::Begin { epoch, .. } => {
+            Decision::Begin { epoch, purpose } => {
+                if purpose == Purpose::Savepoint {
+                    self.awaited.append(&mut self.asked);
+                }
                 todo.push(Todo::Tell(Box::new(Order::Checkpoint(v1::Checkpoint { epoch: epoch.0 }))));
             }
             Decision::Commit { epoch, purpose, parts } => {
@@ -227,10 +246,18 @@ impl Checkpoints {
                     let _ = tell.send(Written { epoch, result });
                 });
             }
-            Decision::Committed { epoch, .. } => {
+            Decision::Committed { epoch, purpose } => {
+                if purpose == Purpose::Savepoint {
+                    self.savepoints += 1;
+                    let (url, job) = (self.storage.url.trim_end_matches('/'), &self.job);
+                    self.answer(&Ok(format!("{url}/{job}/manifests/{:020}", epoch.0)));
+                }
                 todo.push(Todo::Tell(Box::new(Order::CheckpointCommitted(v1::CheckpointCommitted { epoch: epoch.0 }))));
             }
-            Decision::Aborted { epoch, why, .. } => {
+            Decision::Aborted { epoch, purpose, why } => {
+                if purpose == Purpose::Savepoint {
+                    self.answer(&Err(why.clone()));
+                }
                 todo.push(Todo::Tell(Box::new(Order::CheckpointAborted(v1::CheckpointAborted { epoch: epoch.0 }))));
                 if told {
                     todo.push(Todo::Warn(format!("checkpoint {epoch} failed: {why}")));
@@ -270,9 +297,22 @@ impl Checkpoints {
         Ok((from, std::mem::take(&mut self.beginning.remarks)))
     }
 
+    /// Answers once there is a savepoint.
+    pub(super) fn ask_for_savepoint(&mut self, answer: Answer) {
+        self.asked.push(answer);
+    }
+
+    fn answer(&mut self, answer: &Result<String, String>) {
+        for waiting in self.awaited.drain(..) {
+            // Who asked may have gone.
+            let _ = waiting.send(answer.clone());
+        }
+    }
+
     /// Whether a job that ended like this leaves its last checkpoint behind.
     pub(super) fn stay_after(&self, outcome: &Outcome) -> bool {
         match outcome {
+            _ if self.savepoints > 0 => true,
             Outcome::Done => false,
             Outcome::Cancelled => self.externalized && self.retained_on_cancellation,
             Outcome::Failed(_) | Outcome::Lost(_) => self.externalized,

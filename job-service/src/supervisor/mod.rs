@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 pub use agents::{AgentId, Agents};
@@ -136,6 +136,16 @@ impl Supervisor {
             job.drain();
         }
         matches!(job.state().0, State::Draining | State::Drained)
+    }
+
+    /// Has a running job save its state now. Gives the path that another job starts from, once it is durable.
+    pub async fn savepoint(&self, job: &JobId) -> Result<String, String> {
+        let (answer, answered) = oneshot::channel();
+        let told = self.lock_live().get(job).is_some_and(|live| live.ask_for_savepoint(answer));
+        if !told {
+            return Err(format!("{job} does not run, or is just being started"));
+        }
+        answered.await.map_err(|_| format!("{job} ended before it had saved its state"))?
     }
 
     /// Cancels every job and waits for the end of all.

@@ -57,7 +57,6 @@ pub(super) enum Event<P> {
     /// The manifest was not written; unless `certain`, it may have been.
     ManifestFailed { epoch: Epoch, why: String, certain: bool },
     /// Somebody wants a savepoint.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no call asks for one yet"))]
     SavepointAsked,
     /// The job takes no more input. Its output still waits for epochs, so the next one is due at once.
     Drain,
