@@ -1,6 +1,6 @@
 //! A job's journal: who may write, what was committed, what to restore from. See [the module](super) for why it is so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Epoch;
 use super::layout::{FileKey, Key, Layout, LayoutError, parse_file, parse_number};
@@ -238,6 +238,11 @@ impl Journal {
     /// The newest checkpoint whose manifest is undamaged and whose files are all there, with their lengths. What the
     /// files hold is checked when they are read.
     pub async fn newest(&self) -> Result<Found, JournalError> {
+        self.newest_besides(&BTreeSet::new()).await
+    }
+
+    /// The same, where reading the files of the checkpoints of `damaged` has shown that they do not hold what they did.
+    pub async fn newest_besides(&self, damaged: &BTreeSet<Epoch>) -> Result<Found, JournalError> {
         let epochs = self.epochs().await?;
         let mut files = None;
         let mut skipped = Vec::new();
@@ -245,6 +250,7 @@ impl Journal {
             let key = self.layout.manifest(epoch);
             let why = match self.read(epoch).await {
                 Ok(Ok(Entry::Marker(_))) => continue,
+                Ok(Ok(Entry::Checkpoint(_))) if damaged.contains(&epoch) => "its files are damaged".to_owned(),
                 Ok(Ok(Entry::Checkpoint(manifest))) => {
                     let listed = match &files {
                         Some(listed) => listed,

@@ -250,14 +250,31 @@ impl fmt::Debug for Storage {
     }
 }
 
+/// What becomes of a folder of this machine that is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Folder {
+    Made,
+    /// It must be.
+    IsThere,
+}
+
 impl Storage {
     /// The store and folder that `url` names. Sends nothing; makes the folder of a `file://` URL.
     pub fn open(url: &str, options: &Options) -> Result<Storage, OpenError> {
         Storage::open_with(url, options, Limits::default())
     }
 
+    /// The same, to read what must be there: makes no folder.
+    pub fn open_to_read(url: &str, options: &Options) -> Result<Storage, OpenError> {
+        Storage::open_as(url, options, Limits::default(), Folder::IsThere)
+    }
+
     /// The same with other limits.
     pub fn open_with(url: &str, options: &Options, limits: Limits) -> Result<Storage, OpenError> {
+        Storage::open_as(url, options, limits, Folder::Made)
+    }
+
+    fn open_as(url: &str, options: &Options, limits: Limits, folder: Folder) -> Result<Storage, OpenError> {
         let refused = |message: &str| OpenError::Url { url: without_secrets(url), message: message.to_owned() };
         let parsed = Url::parse(url).map_err(|e| refused(&e.to_string()))?;
         if parsed.password().is_some() || parsed.query().is_some() || parsed.fragment().is_some() {
@@ -276,7 +293,7 @@ impl Storage {
         no_dots(url)?;
         let options = options.of(provider, url)?;
         if provider == Provider::File {
-            return Storage::open_folder(url, &parsed, limits);
+            return Storage::open_folder(url, &parsed, limits, folder);
         }
         if parsed.host_str().is_none_or(str::is_empty) {
             return Err(refused("the name of the bucket or container is missing"));
@@ -308,7 +325,7 @@ impl Storage {
         Ok(Storage { store, root, url: url.into(), folder: None, limits })
     }
 
-    fn open_folder(url: &str, parsed: &Url, limits: Limits) -> Result<Storage, OpenError> {
+    fn open_folder(url: &str, parsed: &Url, limits: Limits, make: Folder) -> Result<Storage, OpenError> {
         if parsed.path().trim_start_matches('/').contains("//") || parsed.path().starts_with("//") {
             return Err(OpenError::Path { url: url.to_owned(), message: "it has an empty part".into() });
         }
@@ -317,7 +334,9 @@ impl Storage {
             message: "a file:// URL names an absolute path on this machine".into(),
         })?;
         let failed = |source| OpenError::Folder { folder: path.display().to_string(), source };
-        std::fs::create_dir_all(&path).map_err(failed)?;
+        if make == Folder::Made {
+            std::fs::create_dir_all(&path).map_err(failed)?;
+        }
         let folder = path.canonicalize().map_err(failed)?;
         let store = LocalFileSystem::new_with_prefix(&folder)
             .map_err(|e| OpenError::Client { url: url.to_owned(), message: e.to_string() })?

@@ -7,6 +7,8 @@ use super::{Reader, StartFrom};
 /// Between two checkpoints of a job that starts from one, and says nothing of its own.
 const INTERVAL: NonZeroU64 = NonZeroU64::new(10_000).expect("not zero");
 
+const RETAINED: NonZeroUsize = NonZeroUsize::new(2).expect("not zero");
+
 /// What a job that wants checkpoints asks of them. `None`: it did not. Times in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckpointOptions {
@@ -31,7 +33,8 @@ pub struct CheckpointOptions {
     pub externalized: bool,
     /// They stay when the job is cancelled.
     pub retained_on_cancellation: bool,
-    /// How many are kept. Flink's `state.checkpoints.num-retained`, whose default is 1; no option of Beam's sets it.
+    /// How many are kept, should the latest be damaged. Flink's `state.checkpoints.num-retained`, whose default is 1; no
+    /// option of Beam's sets it.
     pub retained: NonZeroUsize,
 }
 
@@ -49,7 +52,7 @@ impl CheckpointOptions {
             allow_non_restored_state: false,
             externalized: false,
             retained_on_cancellation: false,
-            retained: NonZeroUsize::MIN,
+            retained: RETAINED,
         }
     }
 
@@ -117,7 +120,7 @@ mod tests {
             allow_non_restored_state: false,
             externalized: false,
             retained_on_cancellation: false,
-            retained: NonZeroUsize::MIN,
+            retained: RETAINED,
         };
         assert_eq!(read(&all), Some(expected));
     }

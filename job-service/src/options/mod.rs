@@ -318,12 +318,14 @@ mod tests {
 
     #[test]
     fn every_treatment_is_applied_to_every_option_that_is_given() {
+        let there = tempfile::tempdir().expect("a folder");
+        let folder = format!("file://{}", there.path().display());
         for entry in CATALOGUE {
             let given = match entry.kind {
                 Kind::Flag(default) => Json::BoolValue(!default),
                 Kind::Text(_) if entry.name == "state_backend" => text("rocksdb"),
-                Kind::Text(_) if entry.name == "savepoint_path" => text("file:///checkpoints/job-1"),
-                Kind::Text(_) if entry.name == "state_backend_storage_path" => text("file:///checkpoints"),
+                Kind::Text(_) if entry.name == "savepoint_path" => text(&format!("{folder}/job-1")),
+                Kind::Text(_) if entry.name == "state_backend_storage_path" => text(&folder),
                 Kind::Integer(_) | Kind::Text(_) => text("17"),
                 Kind::List => text("a.jar"),
             };
@@ -358,7 +360,7 @@ mod tests {
     fn all_that_is_wrong_is_said_at_once() {
         let wrong = options(&[
             ("parallelism", text("many")),
-            ("savepoint_path", text("s3://bucket/savepoint")),
+            ("savepoint_path", text("my-savepoint")),
             ("ferrobeam_memory", text("lots")),
             ("streaming", text("perhaps")),
             ("state_backend", text("a big one")),

@@ -54,7 +54,7 @@ impl StartFrom {
         if storage.ends_with('/') && !storage.ends_with("///") || Layout::of(&job).is_err() {
             return Err(form());
         }
-        Storage::open(storage, &Options::none())?;
+        Storage::open_to_read(storage, &Options::none())?;
         Ok(StartFrom { storage: storage.to_owned(), job, epoch })
     }
 }
@@ -76,17 +76,21 @@ mod tests {
     fn paths_are_read() {
         let of = |path: &str| StartFrom::parse(path).map_err(|error| error.to_string());
         let job = JobId::named("job-1");
-        let storage = "file:///somewhere/deep".to_owned();
+        let folder = tempfile::tempdir().expect("a folder");
+        let storage = format!("file://{}", folder.path().display());
         let newest = StartFrom { storage: storage.clone(), job: job.clone(), epoch: None };
-        assert_eq!(of("file:///somewhere/deep/job-1"), Ok(newest.clone()));
-        assert_eq!(of("file:///somewhere/deep/job-1/"), Ok(newest.clone()));
+        assert_eq!(of(&format!("{storage}/job-1")), Ok(newest.clone()));
+        assert_eq!(of(&format!("{storage}/job-1/")), Ok(newest.clone()));
         let seventh = StartFrom { epoch: Some(Epoch(7)), ..newest };
-        assert_eq!(of("file:///somewhere/deep/job-1/manifests/00000000000000000007"), Ok(seventh));
+        assert_eq!(of(&format!("{storage}/job-1/manifests/00000000000000000007")), Ok(seventh));
         let bucket = of("s3://bucket/job-1").expect("a good path");
         assert_eq!((bucket.storage.as_str(), bucket.job), ("s3://bucket", job));
         for bad in ["job-1", "", "file:///x/job-1/manifests/last", "s3://bucket", "ftp://host/job-1", "file:///x/.."] {
             assert!(of(bad).is_err(), "{bad}");
         }
+        let absent = folder.path().join("absent");
+        let error = of(&format!("file://{}/job-1", absent.display())).expect_err("no folder");
+        assert!(error.contains("absent") && !absent.exists(), "{error}");
     }
 
     #[test]

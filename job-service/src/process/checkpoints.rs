@@ -47,6 +47,23 @@ struct State {
     hashes: HashMap<(String, u32), FileHashes>,
 }
 
+/// Why a process does not start with checkpoints.
+#[derive(Debug)]
+pub(super) struct StartError {
+    /// For the job's owner.
+    pub(super) message: String,
+    /// The checkpoint to start from, if that is to blame.
+    pub(super) damaged: Option<Damaged>,
+}
+
+/// A checkpoint that does not hold what was written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Damaged {
+    pub(super) epoch: Epoch,
+    /// It is the job's own: an older one may do.
+    pub(super) own: bool,
+}
+
 /// A process among those of its job.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
@@ -62,8 +79,11 @@ impl Taking {
         place: Place,
         work_dir: &Path,
         reports: &Arc<Reports>,
-    ) -> Result<Taking, String> {
-        let failed = |what: &str, why: &dyn std::fmt::Display| format!("checkpoints: {what}: {why}");
+    ) -> Result<Taking, StartError> {
+        let failed = |what: &str, why: &dyn std::fmt::Display| StartError {
+            message: format!("checkpoints: {what}: {why}"),
+            damaged: None,
+        };
         let options = Options::none().with_environment(std::env::vars());
         let storage = Storage::open(&asked.storage_url, &options).map_err(|e| failed("the storage", &e))?;
         let job = JobId::named(asked.folder.clone());
@@ -78,15 +98,20 @@ impl Taking {
                 known = Known::of(&manifest);
                 files.clone()
             } else {
-                let storage = Storage::open(&asked.restore_storage_url, &options);
+                let storage = Storage::open_to_read(&asked.restore_storage_url, &options);
                 let storage = storage.map_err(|e| failed("the storage to start from", &e))?;
                 Files::of(&storage, &manifest.job).map_err(|e| failed("the folder to start from", &e))?
             };
             let into = work_dir.join("restored");
-            let (folders, metrics) = fetch(&source, &manifest, &into)
-                .await
-                .map_err(|e| failed(&format!("checkpoint {} cannot be fetched", manifest.epoch), &e))?;
-            let read = runner::Restore::read(manifest.epoch.0, folders).map_err(|e| failed("the checkpoint", &e))?;
+            let damaged =
+                |error: StartError| StartError { damaged: Some(Damaged { epoch: manifest.epoch, own }), ..error };
+            let what = format!("checkpoint {} cannot be fetched", manifest.epoch);
+            let (folders, metrics) = fetch(&source, &manifest, &into).await.map_err(|error| match &error {
+                FileError::Storage(storage) if storage.is_damage() => damaged(failed(&what, &error)),
+                _ => failed(&what, &error),
+            })?;
+            let read = runner::Restore::read(manifest.epoch.0, folders);
+            let read = read.map_err(|e| damaged(failed("the checkpoint", &e)))?;
             restore = Some(if own { read } else { read.for_another_job() });
             // Once in the job.
             for counted in metrics.iter().filter(|_| own && place.index == 0) {

@@ -17,12 +17,13 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 use tonic::transport::Channel;
 
-use super::checkpoints::{Place, Taking};
+use super::checkpoints::{Place, StartError, Taking};
 use super::cluster::{ClusterError, Member};
 use super::reports::Reports;
 use super::{Orphaned, ProcessError};
 use crate::agent::Assignment;
 use crate::artifacts::RemoteArtifacts;
+use crate::checkpoint::Epoch;
 use crate::control::v1;
 use crate::control::v1::control_client::ControlClient;
 use crate::control::v1::process_order::Order;
@@ -88,9 +89,14 @@ pub(super) async fn work(
         _ = orphaned.wait_for(|gone| *gone) => None,
     };
     let failed = matches!(ended, Some(Err(_)));
-    if let Some(Err(Failure { message, lost_peer })) = &ended {
+    if let Some(Err(Failure { message, lost_peer, damaged_checkpoint })) = &ended {
+        let damaged_checkpoint = damaged_checkpoint.map_or(0, |epoch| epoch.0);
         // At once: other processes of the job are stopped while this one's environments are.
-        reports.send(Report::Failed(v1::Failed { message: message.clone(), lost_peer: *lost_peer }));
+        reports.send(Report::Failed(v1::Failed {
+            message: message.clone(),
+            lost_peer: *lost_peer,
+            damaged_checkpoint,
+        }));
     }
     if ended.is_none() {
         reports.stopping();
@@ -204,11 +210,13 @@ struct Failure {
     message: String,
     /// Nothing is wrong here: another process does not answer.
     lost_peer: bool,
+    /// The checkpoint that the attempt began from, where a file of it is damaged.
+    damaged_checkpoint: Option<Epoch>,
 }
 
 impl From<String> for Failure {
     fn from(message: String) -> Failure {
-        Failure { message, lost_peer: false }
+        Failure { message, lost_peer: false, damaged_checkpoint: None }
     }
 }
 
@@ -219,7 +227,7 @@ impl From<ClusterError> for Failure {
             // It belongs to another generation, which the service knows more of, or to nobody.
             ClusterError::Refused { .. } | ClusterError::Impostor { .. } => false,
         };
-        Failure { message: error.to_string(), lost_peer }
+        Failure { message: error.to_string(), lost_peer, damaged_checkpoint: None }
     }
 }
 
@@ -241,9 +249,13 @@ impl Part {
         let Assignment { index, processes, work_dir, .. } = &self.assignment;
         let workers = deployment.workers.max(1) as usize;
         let place = Place { index: *index, processes: *processes, workers };
-        // What the storage fails of may not be there the next time.
         let taking = Taking::start(asked, place, work_dir, &self.reports).await;
-        let taking = taking.map_err(|message| Failure { message, lost_peer: true })?;
+        let taking = taking.map_err(|StartError { message, damaged }| Failure {
+            message,
+            // What the storage fails of may not be there the next time. What another job left behind does not change.
+            lost_peer: damaged.is_none_or(|damaged| damaged.own),
+            damaged_checkpoint: damaged.filter(|damaged| damaged.own).map(|damaged| damaged.epoch),
+        })?;
         let _ = self.checkpoints.set(taking);
         Ok(())
     }
@@ -442,7 +454,7 @@ mod tests {
         ];
         for (error, lost_peer) in cases {
             let message = error.to_string();
-            assert_eq!(Failure::from(error), Failure { message, lost_peer });
+            assert_eq!(Failure::from(error), Failure { message, lost_peer, damaged_checkpoint: None });
         }
     }
 }

@@ -39,6 +39,8 @@ pub(super) enum Signal {
         index: u32,
         message: String,
         lost_peer: bool,
+        /// The checkpoint that the attempt began from, where a file of it is damaged.
+        damaged_checkpoint: Option<Epoch>,
     },
     Saved {
         index: u32,
@@ -311,7 +313,10 @@ impl Attempt {
                 self.completed.insert(index);
                 phase
             }
-            Signal::Failed { index, message, lost_peer } => {
+            Signal::Failed { index, message, lost_peer, damaged_checkpoint } => {
+                if let (Some(checkpoints), Some(epoch)) = (checkpoints, damaged_checkpoint) {
+                    checkpoints.distrust(epoch);
+                }
                 let outcome = if lost_peer { Outcome::Lost(message) } else { Outcome::Failed(message) };
                 match phase {
                     Phase::Attaching(_) | Phase::Working => {

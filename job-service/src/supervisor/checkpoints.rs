@@ -1,5 +1,6 @@
 //! The checkpoints of one job: the coordinator with a clock, and with somebody to write manifests.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -60,8 +61,8 @@ pub struct Beginning {
     pub restorable: Option<Restorable>,
     /// The greatest number that is taken: checkpoints of this attempt have greater ones.
     pub taken: Epoch,
-    /// For the job's owner.
-    pub remarks: Vec<String>,
+    /// A line for each later one that is not whole.
+    pub unusable: Vec<String>,
 }
 
 /// Writes and finds manifests.
@@ -70,8 +71,8 @@ pub trait ManifestStore: fmt::Debug + Send + Sync {
     /// Returns when the manifest is durable. Refuses one of an attempt that another has replaced.
     async fn write(&self, manifest: Manifest) -> Result<(), ManifestError>;
 
-    /// Begins an attempt: from here on, no earlier one may write.
-    async fn begin(&self, job: &JobId, generation: Generation) -> Result<Beginning, String>;
+    /// Begins an attempt: from here on, no earlier one may write. It is not to begin from a checkpoint of `damaged`.
+    async fn begin(&self, job: &JobId, generation: Generation, damaged: &BTreeSet<Epoch>) -> Result<Beginning, String>;
 
     /// There are more checkpoints than the job keeps: so many.
     async fn discard(&self, job: JobId, retained: NonZeroUsize);
@@ -117,6 +118,10 @@ pub(super) struct Checkpoints {
     tell: mpsc::UnboundedSender<Written>,
     /// What the present attempt began from.
     beginning: Beginning,
+    /// Checkpoints whose files do not hold what they did.
+    damaged: BTreeSet<Epoch>,
+    /// The latest that was taken while this service ran the job.
+    latest: Option<Epoch>,
     /// Who waits for the next savepoint, and for the one that is being taken.
     asked: Vec<Answer>,
     awaited: Vec<Answer>,
@@ -167,6 +172,8 @@ impl Checkpoints {
             written,
             tell,
             beginning: Beginning::default(),
+            damaged: BTreeSet::new(),
+            latest: None,
             restore_url: String::new(),
             asked: Vec::new(),
             awaited: Vec::new(),
@@ -247,6 +254,7 @@ impl Checkpoints {
                 });
             }
             Decision::Committed { epoch, purpose } => {
+                self.latest = Some(epoch);
                 if purpose == Purpose::Savepoint {
                     self.savepoints += 1;
                     let (url, job) = (self.storage.url.trim_end_matches('/'), &self.job);
@@ -281,10 +289,14 @@ impl Checkpoints {
             // There is no process to tell.
             self.step(generation, event);
         }
-        let beginning = self.storage.manifests.begin(&self.job, generation).await;
+        let beginning = self.storage.manifests.begin(&self.job, generation, &self.damaged).await;
         self.beginning =
             beginning.map_err(|why| Outcome::Lost(format!("the job's latest checkpoint cannot be found: {why}")))?;
+        let unusable = std::mem::take(&mut self.beginning.unusable);
         let own = self.beginning.restorable.as_ref();
+        if own.is_none() && (!unusable.is_empty() || self.latest.is_some()) {
+            return Err(Outcome::Failed(self.none_is_usable(&unusable)));
+        }
         let mut from = own.map_or_else(|| START.to_owned(), |latest| format!("checkpoint {}", latest.epoch));
         self.restore_url.clear();
         if let (None, Some(start_from)) = (own, &self.start_from) {
@@ -294,7 +306,26 @@ impl Checkpoints {
             self.beginning.restorable = Some(found);
             self.restore_url.clone_from(&start_from.storage);
         }
-        Ok((from, std::mem::take(&mut self.beginning.remarks)))
+        Ok((from, unusable))
+    }
+
+    /// The job had checkpoints. To begin again without one would repeat what it has done, unasked.
+    fn none_is_usable(&self, unusable: &[String]) -> String {
+        let folder = format!("{}/{}", self.storage.url.trim_end_matches('/'), self.job);
+        let mut message = format!("the job cannot go on: none of its checkpoints in {folder} can be used");
+        if unusable.is_empty() {
+            message.push_str("; they are gone");
+        }
+        for line in unusable {
+            message.push_str(&format!("\n  {line}"));
+        }
+        message.push_str("\n\nSubmit it again to begin from its start, or from a savepoint by --savepoint_path.");
+        message
+    }
+
+    /// A process has found a file of the checkpoint that the attempt began from to be damaged.
+    pub(super) fn distrust(&mut self, epoch: Epoch) {
+        self.damaged.insert(epoch);
     }
 
     /// Answers once there is a savepoint.

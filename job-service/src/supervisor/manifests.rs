@@ -38,6 +38,13 @@ impl JournalManifests {
         JournalManifests { storage, jobs: Mutex::default() }
     }
 
+    /// Removes a folder's objects, and what processes that were killed left of such.
+    async fn remove(&self, folder: &checkpoint::Key) -> Result<(), checkpoint::StorageError> {
+        let keys: Vec<_> = self.storage.list(folder).await?.into_iter().map(|object| object.key).collect();
+        self.storage.delete(&keys).await?;
+        self.storage.sweep(folder, SystemTime::now()).await.map(drop)
+    }
+
     fn of(&self, job: &JobId) -> Arc<tokio::sync::Mutex<OfJob>> {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(jobs.entry(job.clone()).or_default())
@@ -81,12 +88,12 @@ impl ManifestStore for JournalManifests {
         }
     }
 
-    async fn begin(&self, job: &JobId, generation: Generation) -> Result<Beginning, String> {
+    async fn begin(&self, job: &JobId, generation: Generation, damaged: &BTreeSet<Epoch>) -> Result<Beginning, String> {
         let of_job = self.of(job);
         let mut of_job = of_job.lock().await;
         let journal = Journal::of(&self.storage, job).map_err(|error| error.to_string())?;
         let writer = journal.begin(generation).await.map_err(|error| error.to_string())?;
-        let found = journal.newest().await.map_err(|error| error.to_string())?;
+        let found = journal.newest_besides(damaged).await.map_err(|error| error.to_string())?;
         let restorable = match found.manifest {
             None => None,
             Some(manifest) => {
@@ -95,12 +102,12 @@ impl ManifestStore for JournalManifests {
             }
         };
         let skipped = |skipped: checkpoint::Skipped| {
-            format!("checkpoint {} is not whole, and an older one is taken: {}", skipped.epoch, skipped.why)
+            format!("checkpoint {} of the job cannot be used: {}", skipped.epoch, skipped.why)
         };
-        let remarks = found.skipped.into_iter().map(skipped).collect();
+        let unusable = found.skipped.into_iter().map(skipped).collect();
         let taken = Epoch(writer.next().0.saturating_sub(1));
         of_job.writer = Some(writer);
-        Ok(Beginning { restorable, taken, remarks })
+        Ok(Beginning { restorable, taken, unusable })
     }
 
     async fn discard(&self, job: JobId, retained: NonZeroUsize) {
@@ -123,14 +130,7 @@ impl ManifestStore for JournalManifests {
         // Generations last: while they are there, no earlier attempt writes.
         let [generations, manifests, files] = layout.folders();
         for folder in [manifests, files, generations] {
-            let removed = match self.storage.list(&folder).await {
-                Ok(listed) => {
-                    let keys: Vec<_> = listed.into_iter().map(|object| object.key).collect();
-                    self.storage.delete(&keys).await
-                }
-                Err(error) => Err(error),
-            };
-            if let Err(error) = removed {
+            if let Err(error) = self.remove(&folder).await {
                 tracing::warn!(%job, "the checkpoints of a job that is over cannot be removed: {error}");
                 return;
             }
@@ -142,7 +142,7 @@ impl ManifestStore for JournalManifests {
 pub(super) async fn find(start_from: &StartFrom) -> Result<Restorable, String> {
     let StartFrom { storage, job, epoch } = start_from;
     let options = Options::none().with_environment(std::env::vars());
-    let storage = Storage::open(storage, &options).map_err(|error| error.to_string())?;
+    let storage = Storage::open_to_read(storage, &options).map_err(|error| error.to_string())?;
     let journal = Journal::of(&storage, job).map_err(|error| error.to_string())?;
     let manifest = match epoch {
         None => {

@@ -53,10 +53,12 @@ impl ManifestStore for FakeStore {
         Ok(())
     }
 
-    async fn begin(&self, _: &JobId, _: Generation) -> Result<Beginning, String> {
-        let restorable = self.latest.lock().expect("no panic").clone();
-        let taken = restorable.as_ref().map(|latest| latest.epoch).unwrap_or_default();
-        Ok(Beginning { restorable, taken, remarks: Vec::new() })
+    async fn begin(&self, _: &JobId, _: Generation, damaged: &BTreeSet<Epoch>) -> Result<Beginning, String> {
+        let latest = self.latest.lock().expect("no panic").clone();
+        let taken = latest.as_ref().map(|latest| latest.epoch).unwrap_or_default();
+        let restorable = latest.filter(|latest| !damaged.contains(&latest.epoch));
+        let unusable = damaged.iter().map(|epoch| format!("checkpoint {epoch} of the job cannot be used")).collect();
+        Ok(Beginning { restorable, taken, unusable })
     }
 
     async fn discard(&self, _: JobId, _: NonZeroUsize) {}
@@ -180,8 +182,21 @@ impl Fake {
         self.attachment.report(Report::Completed(v1::Completed {}));
     }
 
+    /// Finds a file of the checkpoint that it starts from to be damaged.
+    fn finds_damage(&self, checkpoint: u64) {
+        self.attachment.report(Report::Failed(v1::Failed {
+            message: "another hash".into(),
+            lost_peer: true,
+            damaged_checkpoint: checkpoint,
+        }));
+    }
+
     fn fails(&self, message: &str, lost_peer: bool) {
-        self.attachment.report(Report::Failed(v1::Failed { message: message.into(), lost_peer }));
+        self.attachment.report(Report::Failed(v1::Failed {
+            message: message.into(),
+            lost_peer,
+            damaged_checkpoint: 0,
+        }));
     }
 }
 
@@ -439,6 +454,28 @@ async fn a_checkpoint_that_may_fail_is_told() {
         assert!(course.iter().any(|line| line.contains(told)), "{course:?}");
     }
     assert_eq!(course.last().map(String::as_str), Some("DONE"));
+}
+
+#[tokio::test]
+async fn a_job_whose_only_checkpoint_is_damaged_fails_and_does_not_begin_again() {
+    let (mut fleet, _store) = Fleet::durable(1);
+    let job = fleet.run(with_checkpoints(JobOptions { retries: None, ..retries(0) }, true));
+    let mut process = fleet.started().await;
+    process.deployed().await;
+    assert_eq!(process.checkpoint().await, 1);
+    process.saved(1);
+    assert_eq!(process.order().await, Order::CheckpointCommitted(v1::CheckpointCommitted { epoch: 1 }));
+    fleet.ended(&process.name, "was killed");
+
+    let mut process = fleet.started().await;
+    process.deployed().await;
+    process.finds_damage(1);
+    while !matches!(process.order().await, Order::Stop(_)) {}
+    fleet.ended(&process.name, "ended with exit code 1");
+    let course = course(&job).await;
+    let [.., error, state] = &course[..] else { panic!("{course:?}") };
+    assert_eq!(state, "FAILED");
+    assert!(error.contains("none of its checkpoints") && error.contains("checkpoint 1"), "{error}");
 }
 
 #[tokio::test]

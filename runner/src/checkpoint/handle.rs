@@ -91,8 +91,11 @@ enum Work {
 pub(crate) struct Frozen {
     pub(crate) store: Option<Box<dyn FrozenStore>>,
     /// Writes what the operator carries.
-    pub(crate) carried: Option<Box<dyn FnOnce(&mut CarriedWriter) -> io::Result<()> + Send>>,
+    pub(crate) carried: Option<WriteCarried>,
 }
+
+/// Writes what an operator carries.
+pub(crate) type WriteCarried = Box<dyn FnOnce(&mut CarriedWriter) -> io::Result<()> + Send>;
 
 impl Default for Checkpoints {
     fn default() -> Self {
@@ -321,11 +324,6 @@ impl Border<'_> {
             ..head
         };
         self.count(|folder, epoch| Work::Write { epoch, folder: folder.to_owned(), head, frozen });
-    }
-
-    /// The operator cannot save now.
-    pub(crate) fn fail(self, why: String) {
-        self.count(|_, epoch| Work::Fail { epoch, why });
     }
 
     fn count(self, work: impl FnOnce(&Path, u64) -> Work) {

@@ -91,7 +91,7 @@ impl StageExecutor for User {
             self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| Some(left.saturating_sub(1))).unwrap();
         Box::new(Open {
             stage: request.stage.0,
-            fail: left % self.fails == 0,
+            fail: left.is_multiple_of(self.fails),
             die: left == 0,
             state: request.state,
             input: Vec::new(),

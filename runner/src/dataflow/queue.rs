@@ -239,12 +239,22 @@ impl EpochInput {
         Ok(taken.map(|taken| Taken { moment: Moment { epoch, ..taken.moment }, ..taken }))
     }
 
-    /// Takes everything, in order of the epochs, some at a time; `None` when empty.
-    pub(crate) fn take_any(&mut self, bytes: usize) -> io::Result<Option<Taken>> {
-        match self.first() {
-            Some(epoch) => self.take(epoch, usize::MAX, bytes),
+    /// Takes what waits in the epochs up to `epoch`, in order, about `bytes` bytes at a time; `None`: nothing does.
+    pub(crate) fn take_until(&mut self, epoch: u64, bytes: usize) -> io::Result<Option<Taken>> {
+        match self.first().filter(|first| *first <= epoch) {
+            Some(first) => self.take(first, usize::MAX, bytes),
             None => Ok(None),
         }
+    }
+
+    /// Takes all of `later`, epoch by epoch, behind what is here.
+    pub(crate) fn append(&mut self, later: &mut EpochInput) -> io::Result<()> {
+        for (epoch, Waiting { carried, fresh }) in std::mem::take(&mut later.epochs) {
+            let waiting = self.at(epoch);
+            waiting.carried.append(carried)?;
+            waiting.fresh.append(fresh)?;
+        }
+        Ok(())
     }
 
     /// Carries the input of epochs before `epoch` over to that: it waits for something that has come so far, and must not

@@ -37,7 +37,9 @@ pub(super) fn keep(
         kind: state.kind,
         value: match state.kind {
             StateKind::OrderedList if puts_lengths => Some(WireCoder::Prefixed),
-            _ => state.value.as_ref().and_then(|value| coders.known_structure(value)),
+            StateKind::Bag | StateKind::Multimap | StateKind::OrderedList => {
+                state.value.as_ref().and_then(|value| coders.known_structure(value))
+            }
         },
         single_valued: state.single_valued,
         entries: None,

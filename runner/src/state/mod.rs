@@ -52,6 +52,9 @@ pub enum StoreKind {
     RocksDb,
 }
 
+/// Sees a record of a store: its key and its value.
+pub(crate) type VisitRecord<'a> = dyn FnMut(&[u8], &[u8]) -> std::io::Result<()> + 'a;
+
 /// Opens the stores of a job process.
 #[derive(Clone, Debug)]
 pub struct Stores {
@@ -117,11 +120,7 @@ impl Stores {
     }
 
     /// Visits every record of what a store held.
-    pub(crate) fn read_frozen(
-        &self,
-        frozen: Box<dyn FrozenStore>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> std::io::Result<()>,
-    ) -> std::io::Result<()> {
+    pub(crate) fn read_frozen(&self, frozen: Box<dyn FrozenStore>, visit: &mut VisitRecord<'_>) -> std::io::Result<()> {
         let folder = tempfile::tempdir_in(self.budget.spill_dir())?;
         let snapshot = folder.path().join("frozen");
         frozen.write(&snapshot).map_err(std::io::Error::other)?;

@@ -57,14 +57,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_asked_is_as_in_flink() {
+    fn what_is_not_asked_is_as_in_flink_but_that_two_are_kept() {
         let (settings, remarks) = Settings::new(&asked(5000));
         let expected = Settings {
             interval: 5000,
             timeout: 600_000,
             min_pause: 0,
             tolerated: Some(0),
-            retained: NonZeroUsize::MIN,
+            retained: NonZeroUsize::new(2).expect("not zero"),
         };
         assert_eq!((settings, remarks), (expected, vec![]));
     }

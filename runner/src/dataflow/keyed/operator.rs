@@ -217,8 +217,8 @@ struct KeyedOperator {
     failed: bool,
 }
 
-/// How much of its input a bundle takes. Bundles of a keyed stage cannot be split, and nothing else of their keys runs
-/// meanwhile, so they are kept short where elements take long.
+/// How much of its input a bundle takes. Bundles of a keyed stage cannot be split, and a checkpoint waits for the one
+/// that is open: where there are checkpoints, bundles are kept short.
 #[derive(Debug, Default)]
 struct Pace {
     /// Of an element in the last bundles, about.
@@ -359,7 +359,10 @@ impl KeyedOperator {
                     self.running = Some(changes);
                     self.bundles.start_with(moment, input);
                 }
-                Next::Commit(changes) => self.state.commit(&self.state.bundle(), changes)?,
+                Next::Commit(changes) => {
+                    self.nothing_expires = false;
+                    self.state.commit(&self.state.bundle(), changes)?;
+                }
                 Next::Nothing => match self.input.next(self.epoch, frontier) {
                     Some(next) => self.step(gate, next)?,
                     None => break,
@@ -405,7 +408,9 @@ impl KeyedOperator {
 
     fn finish(&mut self, finished: Finished) -> Result<(), Fault> {
         let Finished { moment, elements, took, done, .. } = finished;
-        self.pace.took(elements, took);
+        if self.job.checkpoints.are_on() {
+            self.pace.took(elements, took);
+        }
         if !done.residuals.is_empty() {
             let what = "the harness handed back elements of a stage that cannot be split".to_owned();
             return Err(ElementError::malformed(what).into());

@@ -33,7 +33,7 @@ use crate::plan::StageId;
 use crate::time::{self, Moment, Timestamp};
 
 /// How long a bundle of a bounded source may run before it is asked for half of its work, if a slot idles.
-const WORTH_SPLITTING: Duration = Duration::from_millis(250);
+const WORTH_SPLITTING: Duration = Duration::from_secs(1);
 
 /// Builds the operator; the results are the stage's outputs, in the plan's order, and at least one where the plan has
 /// epochs, which end with their effects everywhere.
@@ -175,6 +175,7 @@ impl StageOperator {
     /// Takes input that no bundle has seen. `waited`: it came in an earlier epoch, and had to wait.
     fn enqueue(&mut self, moment: Moment, batch: Batch, waited: bool) {
         let taken = match &mut self.truncation {
+            Some(truncation) if self.job.drain.requested() && waited => truncation.carry(moment, batch),
             Some(truncation) if self.job.drain.requested() => truncation.push(moment, batch),
             _ if self.stable.is_some() => self.stable.as_mut().map_or(Ok(()), |stable| stable.push(moment, batch)),
             _ if waited => self.input.carry(moment, batch),
@@ -273,7 +274,7 @@ impl StageOperator {
         let end = residual.element.len() as u32;
         let element = Batch::new(residual.element, [end], Timestamp::MIN);
         let taken = match (&mut self.truncation, Instant::now().checked_add(residual.delay)) {
-            (Some(truncation), _) if whole && self.job.drain.requested() => truncation.push(moment, element),
+            (Some(truncation), _) if whole && self.job.drain.requested() => truncation.carry(moment, element),
             (_, Some(due)) if !residual.delay.is_zero() => {
                 self.pauses.add(Paused { due, moment, element });
                 Ok(())
@@ -298,15 +299,15 @@ impl StageOperator {
         let Some(mut truncation) = self.truncation.take() else { return };
         if self.job.drain.requested() {
             if truncation.begin(self.bundles.next_id()) {
-                let moved = truncation.push_all(&mut self.input);
+                let moved = truncation.take_over(&mut self.input);
                 self.check(moved);
                 for Paused { moment, element, .. } in self.pauses.take() {
-                    let taken = truncation.push(moment, element);
+                    let taken = truncation.carry(moment, element);
                     self.check(taken);
                 }
                 self.bundles.split_older(Duration::ZERO, 0.0);
             }
-            match truncation.work(self.reached, self.job.settings.max_bundle_bytes, &mut self.input) {
+            match truncation.work(self.epoch, self.reached, self.job.settings.max_bundle_bytes, &mut self.input) {
                 Ok(true) => {}
                 Ok(false) => self.failed = true,
                 Err(error) => self.check(Err(error)),
@@ -331,36 +332,40 @@ impl StageOperator {
                     Err(error) => return self.check(Err(error)),
                 }
             }
-            let idle = !self.input.has(epoch) && !self.bundles.busy();
-            let Some(next) = self.input.next(epoch, frontier).filter(|_| idle) else { return };
+            let to_shorten = self.truncation.as_ref().and_then(Truncation::first);
+            let idle = !self.input.has(epoch) && !self.bundles.busy() && to_shorten.is_none_or(|first| first > epoch);
+            if !idle {
+                return;
+            }
+            let next = self.input.next(epoch, frontier).into_iter().chain(to_shorten).min();
+            let Some(next) = next else { return };
             self.step(gate, next);
+            // What is to be shortened in the epoch is, before more of its input runs.
+            self.drain();
+            if self.failed {
+                return;
+            }
         }
     }
 
     /// Steps to the next epoch: nothing that belongs to this one is left.
     fn step(&mut self, gate: &mut Gate, next: u64) {
         if let Some(border) = self.saver.border(self.epoch, next) {
-            let busy = self.truncation.as_ref().is_some_and(Truncation::busy);
-            if busy {
-                border.fail(format!("{} is being drained", self.name));
-            } else {
-                let mut carried = Carried::over(border.epoch(), self.bundles.references());
-                let frozen = self.input.freeze_carried().and_then(|inputs| {
-                    carried.add_all(inputs);
-                    carried.add(gate.freeze()?);
-                    carried.add_saved(self.stable.as_mut().map_or(Ok(vec![]), |stable| stable.save(border.epoch()))?);
-                    Ok(())
-                });
-                for paused in self.pauses.iter() {
-                    carried.add_paused(paused.moment.watermark, paused.due, paused.element.clone());
-                }
-                match frozen {
-                    Ok(()) => border.save(
-                        PartHead { form: self.form.clone(), ..PartHead::of(PartKind::Stage) },
-                        carried.frozen(None),
-                    ),
-                    Err(error) => self.check(Err(error)),
-                }
+            let mut carried = Carried::over(border.epoch(), self.bundles.references());
+            let frozen = self.input.freeze_carried().and_then(|inputs| {
+                carried.add_all(inputs);
+                carried.add_all(self.truncation.as_mut().map_or(Ok(vec![]), Truncation::freeze_carried)?);
+                carried.add(gate.freeze()?);
+                carried.add_saved(self.stable.as_mut().map_or(Ok(vec![]), |stable| stable.save(border.epoch()))?);
+                Ok(())
+            });
+            for paused in self.pauses.iter() {
+                carried.add_paused(paused.moment.watermark, paused.due, paused.element.clone());
+            }
+            match frozen {
+                Ok(()) => border
+                    .save(PartHead { form: self.form.clone(), ..PartHead::of(PartKind::Stage) }, carried.frozen(None)),
+                Err(error) => self.check(Err(error)),
             }
         }
         self.epoch = next;
@@ -378,6 +383,8 @@ impl StageOperator {
         let left = self.job.settings.carry_over_after.saturating_sub(since.elapsed());
         if left.is_zero() {
             let moved = self.input.move_on(self.reached);
+            self.check(moved);
+            let moved = self.truncation.as_mut().map_or(Ok(()), |truncation| truncation.move_on(self.reached));
             self.check(moved);
         } else {
             self.alarm.set(left);

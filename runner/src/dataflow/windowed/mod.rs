@@ -109,8 +109,8 @@ pub(crate) fn build<'scope>(
         Err(trouble) => (Engine::new(&grouping, Box::<MemoryStore>::default(), 0), Some(trouble)),
     };
     let activator = scope.activator_for(address);
-    let mut operator =
-        WindowedOperator::new(grouping, engine, merges, head, (means.clock, means.observer), output, activator, links);
+    let operator = WindowedOperator::new(grouping, engine, head, means, output, activator, links);
+    let mut operator = operator.merging(merges);
     if let Some(trouble) = trouble {
         operator.fail(&trouble);
     }

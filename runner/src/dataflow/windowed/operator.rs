@@ -7,6 +7,7 @@ use timely::dataflow::operators::Capability;
 use timely::progress::frontier::AntichainRef;
 use timely::scheduling::Activator;
 
+use super::Means;
 use super::Trouble;
 use super::engine::{Dropped, Engine, Progress, Room};
 use super::intake::{Intake, Question};
@@ -88,9 +89,8 @@ impl WindowedOperator {
     pub(super) fn new(
         grouping: Grouping,
         engine: Engine,
-        merges: Option<WindowMerges>,
         head: PartHead,
-        (clock, observer): (Arc<dyn Clock>, Arc<dyn JobObserver>),
+        Means { clock, observer, .. }: Means,
         output: Output,
         activator: Activator,
         links: Links,
@@ -99,7 +99,7 @@ impl WindowedOperator {
         WindowedOperator {
             name: grouping.name,
             engine,
-            merges,
+            merges: None,
             intake: None,
             asking: None,
             input: EpochInput::new(&grouping.budget),
@@ -113,6 +113,11 @@ impl WindowedOperator {
             reporter,
             failed: false,
         }
+    }
+
+    /// With what asks the SDK which windows merge.
+    pub(super) fn merging(self, merges: Option<WindowMerges>) -> WindowedOperator {
+        WindowedOperator { merges, ..self }
     }
 
     /// Takes the capability that the operator starts with.

@@ -37,7 +37,7 @@ struct Queue {
 
 /// What goes on.
 enum Part {
-    Queue(Queue),
+    Queue(Box<Queue>),
     Crowd(Released),
 }
 
@@ -87,7 +87,7 @@ impl Waiting {
 
     /// A window is ready.
     pub(super) fn release(&mut self, window: &[u8]) {
-        let queue = self.queues.remove(window).map(Part::Queue);
+        let queue = self.queues.remove(window).map(|queue| Part::Queue(Box::new(queue)));
         self.released.extend(queue.or_else(|| self.crowd.release(window).map(Part::Crowd)));
     }
 
@@ -99,7 +99,7 @@ impl Waiting {
     /// All that waits or was released, with the moments that it came at.
     pub(super) fn freeze(&mut self) -> io::Result<Vec<FrozenBatches>> {
         let released = self.released.iter_mut().filter_map(|part| match part {
-            Part::Queue(queue) => Some(queue),
+            Part::Queue(queue) => Some(&mut **queue),
             Part::Crowd(_) => None,
         });
         let queues = self.queues.values_mut().chain(released);
@@ -114,7 +114,8 @@ impl Waiting {
     pub(super) fn take(&mut self) -> io::Result<Option<Vec<Passed>>> {
         while let Some(part) = self.released.front_mut() {
             let (held, taken) = match part {
-                Part::Queue(Queue { queue, held }) => {
+                Part::Queue(waiting) => {
+                    let Queue { queue, held } = &mut **waiting;
                     let taken = queue.take(usize::MAX, 1)?;
                     let batches = taken.map(|taken| taken.batches.into_iter().map(move |batch| (taken.moment, batch)));
                     (*held, batches.into_iter().flatten().collect())
