@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use ferrobeam_conformance::{beside, clients, matrix, memory, run};
+use ferrobeam_conformance::{beside, clients, matrix, memory, run, torture};
 
 #[derive(Parser)]
 #[command(about = "Runs the Beam SDKs' own suites, and checks of a runner's manners, against a job endpoint")]
@@ -28,6 +28,8 @@ enum Command {
     Clients(clients::Options),
     /// Group more than fits the runner's memory, and see how much it takes
     Memory(memory::Options),
+    /// Kill and pause the processes of jobs at random, and compare what they come to record by record
+    Torture(torture::Options),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Capabilities(options) => matrix::run(&options),
         Command::Clients(options) => clients::run(&options),
         Command::Memory(options) => memory::run(&options),
+        Command::Torture(options) => torture::run(&options),
     };
     match well {
         Ok(true) => ExitCode::SUCCESS,

@@ -12,6 +12,7 @@ use crate::capabilities::Capabilities;
 use crate::expansion::Expansion;
 use crate::expected::Watch;
 use crate::impossible::Impossible;
+use crate::relay::Relay;
 use crate::report::{Complaint, Counts, Outcome, table};
 use crate::server::Server;
 use crate::suites::{Suite, Target};
@@ -66,11 +67,21 @@ pub struct Selection {
     /// The port of an expansion service, for Java's cross-language tests [default: one that is started for them]
     #[arg(long)]
     pub expansion_port: Option<u16>,
+    /// A pipeline option for every job that is sent to the endpoint, NAME=VALUE (repeatable)
+    #[arg(long = "option", value_name = "NAME=VALUE")]
+    pub options: Vec<String>,
 }
 
 impl Default for Selection {
     fn default() -> Self {
-        Self { suite: Vec::new(), filter: None, lanes: None, timeout: TIMEOUT, expansion_port: None }
+        Self {
+            suite: Vec::new(),
+            filter: None,
+            lanes: None,
+            timeout: TIMEOUT,
+            expansion_port: None,
+            options: Vec::new(),
+        }
     }
 }
 
@@ -133,8 +144,8 @@ pub fn run(options: &Options) -> Result<Report> {
     let (selection, capabilities) = (&options.selection, Capabilities::checked_in()?);
     let impossible = Impossible::checked_in()?;
     let suites: BTreeSet<Suite> = match selection.suite.as_slice() {
-        // Without a program of our own there is nothing to launch.
-        [] if options.target.serve.is_none() => Suite::ALL.into_iter().filter(|s| *s != Suite::Launch).collect(),
+        // Without a program of our own there is nothing to launch or to kill.
+        [] if options.target.serve.is_none() => Suite::ALL.into_iter().filter(|s| !s.needs_program()).collect(),
         [] => Suite::ALL.into(),
         some => some.iter().copied().collect(),
     };
@@ -146,8 +157,12 @@ pub fn run(options: &Options) -> Result<Report> {
         None if suites.contains(&Suite::Java) => Some(Expansion::start(&logs)?),
         _ => None,
     };
+    let relay = match selection.options.as_slice() {
+        [] => None,
+        options => Some(Relay::start(server.endpoint(), options, &logs)?),
+    };
     let target = Target {
-        endpoint: server.endpoint().to_owned(),
+        endpoint: relay.as_ref().map_or(server.endpoint(), Relay::endpoint).to_owned(),
         program: options.target.serve.clone(),
         expansion_port: selection.expansion_port.or(expansion.as_ref().map(Expansion::port)),
         timeout: selection.timeout,
@@ -164,6 +179,7 @@ pub fn run(options: &Options) -> Result<Report> {
             break;
         }
     }
+    drop(relay);
     let died = server.check_alive().is_err();
     if let Err(error) = server.stop()
         && !died

@@ -24,6 +24,8 @@ pub enum Suite {
     Model,
     /// Random operations on every kind of state, in Python, Java and Go, with and without the harness's cache.
     State,
+    /// Jobs whose processes are killed come to what they come to undisturbed: only where the run knows the program.
+    Durable,
     /// What must be refused: malformed submissions, straight to the Job API.
     BadInput,
     /// Beam's examples through `ferrobeam run`: only where the run knows the program.
@@ -32,11 +34,12 @@ pub enum Suite {
 
 impl Suite {
     /// Every suite, in the order in which they run.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::BadInput,
         Self::Launch,
         Self::Model,
         Self::State,
+        Self::Durable,
         Self::Python,
         Self::PythonUnskipped,
         Self::Go,
@@ -45,6 +48,11 @@ impl Suite {
 
     /// The SDKs' own, by which runners are compared.
     pub const SDKS: [Self; 3] = [Self::Python, Self::Go, Self::Java];
+
+    /// Whether its tests start the program themselves.
+    pub fn needs_program(self) -> bool {
+        matches!(self, Self::Launch | Self::Durable)
+    }
 
     /// Its name in reports and file names.
     pub fn name(self) -> &'static str {
@@ -55,6 +63,7 @@ impl Suite {
             Self::Java => "java",
             Self::Model => "model",
             Self::State => "state",
+            Self::Durable => "durable",
             Self::BadInput => "bad-input",
             Self::Launch => "launch",
         }
@@ -67,7 +76,7 @@ impl Suite {
         match self {
             Self::Python | Self::PythonUnskipped | Self::Go => cores + 1,
             Self::Java => 4 * cores,
-            Self::Model | Self::State | Self::BadInput | Self::Launch => cores,
+            Self::Model | Self::State | Self::Durable | Self::BadInput | Self::Launch => cores,
         }
     }
 }
@@ -122,9 +131,11 @@ pub fn prepare(suite: Suite, target: &Target, lanes: usize, logs: &Path) -> Resu
             python_lanes(&["state"], target, lanes, logs, env)
         }
         Suite::BadInput => python_lanes(&["bad_input"], target, lanes, logs, Vec::new()),
+        Suite::Durable => {
+            python_lanes(&["durable"], target, lanes, logs, vec![("FERROBEAM", program_of(suite, target)?)])
+        }
         Suite::Launch => {
-            let program = target.program.as_ref().context("the suite launch needs --serve: it runs that program")?;
-            let program = program.canonicalize().with_context(|| format!("{} is not there", program.display()))?;
+            let program = program_of(suite, target)?;
             let wordcount = GoKit::example("wordcount")?;
             let class_path = JavaKit::ready()?.class_path.into();
             let env = vec![("FERROBEAM", program), ("GO_WORDCOUNT", wordcount), ("JAVA_CLASS_PATH", class_path)];
@@ -133,6 +144,14 @@ pub fn prepare(suite: Suite, target: &Target, lanes: usize, logs: &Path) -> Resu
         Suite::Go => go(target, lanes, logs),
         Suite::Java => java(target, lanes, logs),
     }
+}
+
+/// The program, for suites that start it themselves.
+fn program_of(suite: Suite, target: &Target) -> Result<PathBuf> {
+    let name = suite.name();
+    let program =
+        target.program.as_ref().with_context(|| format!("the suite {name} needs --serve: it runs that program"))?;
+    program.canonicalize().with_context(|| format!("{} is not there", program.display()))
 }
 
 fn python_lanes(

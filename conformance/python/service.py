@@ -1,0 +1,185 @@
+"""A job service of a test's own, whose processes may be killed: FERROBEAM is the program.
+
+A test that kills must know whose process it kills, so it does not share a service with others.
+"""
+import ctypes
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+# How long anything that a test waits for may take on a busy machine.
+LIMIT = 80
+LISTENING = '0A'
+CHECKPOINT = b'"entry":{"checkpoint":'
+PR_SET_PDEATHSIG = 1
+
+# A PROCESS environment that starts Python's harness, which finds the modules of the tests.
+BOOT = '''#!/bin/sh
+for flag in "$@"; do
+  case "$flag" in
+    --id=*) export WORKER_ID="${flag#*=}";;
+    --control_endpoint=*) export CONTROL_API_SERVICE_DESCRIPTOR="url: \\"${flag#*=}\\"";;
+    --logging_endpoint=*) export LOGGING_API_SERVICE_DESCRIPTOR="url: \\"${flag#*=}\\"";;
+  esac
+done
+export PIPELINE_OPTIONS='{}' SEMI_PERSISTENT_DIRECTORY="$PWD" PYTHONPATH="%s"
+exec "%s" -m apache_beam.runners.worker.sdk_worker_main
+'''
+
+
+def ends_with_its_parent():
+  """A driver that is killed leaves no service behind."""
+  ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def free_port():
+  with socket.socket() as found:
+    found.bind(('127.0.0.1', 0))
+    return found.getsockname()[1]
+
+
+def stat(pid):
+  """The fields of a process's `stat` after its name: its state, its parent and so on; none when it is gone."""
+  try:
+    return pathlib.Path('/proc/%d/stat' % pid).read_text().rsplit(')', 1)[1].split()
+  except (FileNotFoundError, ProcessLookupError):
+    return []
+
+
+def alive(pid):
+  fields = stat(pid)
+  return bool(fields) and fields[0] != 'Z'
+
+
+def children(pid):
+  found = [int(name) for name in os.listdir('/proc') if name.isdigit()]
+  return [child for child in found if alive(child) and stat(child)[1:2] == [str(pid)]]
+
+
+def listens(pid):
+  """Whether a process has a TCP port."""
+  try:
+    sockets = {os.readlink(link.path) for link in os.scandir('/proc/%d/fd' % pid)}
+    tables = [pathlib.Path('/proc/%d/net/%s' % (pid, table)).read_text() for table in ('tcp', 'tcp6')]
+  except (FileNotFoundError, ProcessLookupError):
+    return False
+  lines = [line.split() for table in tables for line in table.splitlines()[1:]]
+  return any(line[3] == LISTENING and 'socket:[%s]' % line[9] in sockets for line in lines)
+
+
+class NeverCame(AssertionError):
+  """What was waited for."""
+
+
+def wait_for(what, value, limit=LIMIT):
+  """The first value that is true."""
+  until = time.monotonic() + limit
+  while time.monotonic() < until:
+    found = value()
+    if found:
+      return found
+    time.sleep(0.02)
+  raise NeverCame('%s never came, for %d s' % (what, limit))
+
+
+class Service:
+  """`ferrobeam serve` in a folder of its own, with a storage of checkpoints there."""
+
+  def __init__(self, *flags):
+    self._temporary = tempfile.TemporaryDirectory(prefix='ferrobeam-durable-')
+    self.folder = pathlib.Path(self._temporary.name)
+    self.storage = self.folder / 'checkpoints'
+    self.storage.mkdir()
+    (self.folder / 'temp').mkdir()
+    port = free_port()
+    self.endpoint = 'localhost:%d' % port
+    command = [os.environ['FERROBEAM'], 'serve', '--job-port=%d' % port, '--artifact-port=0', '--expansion-port=0']
+    command += ['--checkpoint-storage=file://%s' % self.storage, '--temp-dir=%s' % (self.folder / 'temp')]
+    self.log = self.folder / 'log'
+    with self.log.open('w') as log:
+      self._process = subprocess.Popen(command + list(flags), stdin=subprocess.DEVNULL, stdout=log,
+                                       stderr=subprocess.STDOUT, preexec_fn=ends_with_its_parent)
+    wait_for('the service', lambda: listens(self._process.pid))
+
+  def stop(self):
+    self._process.terminate()
+    try:
+      self._process.wait(60)
+    except subprocess.TimeoutExpired:
+      self._process.kill()
+      self._process.wait()
+    self._temporary.cleanup()
+
+  def check_alive(self):
+    assert self._process.poll() is None, 'the service ended: %s' % self.log.read_text()[-1500:]
+
+  def workers(self):
+    """The job processes that have work: those that wait for some have no port yet."""
+    return [pid for pid in self.all_processes() if listens(pid)]
+
+  def all_processes(self):
+    """The job processes, also those that wait for work."""
+    return sorted(children(self._process.pid))
+
+  def harnesses(self):
+    """The harnesses of PROCESS environments."""
+    return sorted(harness for pid in self.workers() for harness in children(pid))
+
+  def checkpoint(self):
+    """The number of the latest checkpoint; 0 when there is none. Entries of the journal that are none do not count."""
+    entries = [path for path in self.storage.glob('*/manifests/*') if path.name.isdigit()]
+    for path in sorted(entries, key=lambda path: path.name, reverse=True):
+      try:
+        with path.open('rb') as file:
+          if CHECKPOINT in file.read(1000):
+            return int(path.name)
+      except FileNotFoundError:
+        pass  # A later one has taken its place.
+    return 0
+
+  def process_environment(self):
+    """The options of an environment whose harnesses are processes."""
+    boot = self.folder / 'boot'
+    boot.write_text(BOOT % (pathlib.Path(__file__).resolve().parent, sys.executable))
+    boot.chmod(0o755)
+    return ['--environment_type=PROCESS', '--environment_config=%s' % json.dumps({'command': str(boot)})]
+
+
+def kill(pid, name=signal.SIGKILL):
+  """Whether it was there to be killed. Returns when it is gone."""
+  try:
+    os.kill(pid, name)
+  except ProcessLookupError:
+    return False
+  wait_for('the end of process %d' % pid, lambda: not alive(pid))
+  return True
+
+
+class Pool:
+  """A worker pool, whose harnesses are processes."""
+
+  def __init__(self):
+    port = free_port()
+    path = '%s:%s' % (os.path.dirname(sys.executable), os.environ['PATH'])  # The pool starts whatever `python` is.
+    modules = str(pathlib.Path(__file__).resolve().parent)
+    self._process = subprocess.Popen(
+        [sys.executable, '-m', 'apache_beam.runners.worker.worker_pool_main', '--service_port=%d' % port],
+        env=dict(os.environ, PATH=path, PYTHONPATH=modules), stdin=subprocess.DEVNULL, stdout=sys.stderr,
+        preexec_fn=ends_with_its_parent)
+    wait_for('the worker pool', lambda: listens(self._process.pid))
+    self.environment = ['--environment_type=EXTERNAL', '--environment_config=localhost:%d' % port]
+
+  def harnesses(self):
+    return children(self._process.pid)
+
+  def stop(self):
+    for harness in self.harnesses():
+      kill(harness)
+    self._process.terminate()
+    self._process.wait()
