@@ -35,6 +35,11 @@ FAILED = set()
 LIMIT = 60
 
 
+def stopped_clock():
+  """A test's own clock, which stands where the TestStream's processing time begins."""
+  return 0.0
+
+
 class Ranges(beam.RestrictionProvider):
   """Every element is the end of a range of offsets."""
   def initial_restriction(self, element):
@@ -281,6 +286,17 @@ class Model(unittest.TestCase):
           | beam.WindowInto(window.FixedWindows(10)) | beam.GroupByKey()
           | beam.MapTuple(lambda key, values: (key, list(values))))
       assert_that(grouped, equal_to([('k', [1]), ('k', [2])]))
+
+  def test_timers_by_the_wall_and_by_a_clock_of_the_test(self):
+    """Ten elements five seconds apart, in batches that wait 42 s: nine are in the first, by whichever clock."""
+    for clock in time.time, stopped_clock:
+      events = TestStream().advance_watermark_to(0)
+      for i in range(10):
+        events.add_elements([TimestampedValue(('k', i), i)]).advance_processing_time(5)
+      events.advance_watermark_to(11).advance_watermark_to_infinity()
+      with self.pipeline() as p:
+        sizes = p | events | beam.GroupIntoBatches(20, 42, clock) | beam.MapTuple(lambda key, values: len(values))
+        assert_that(sizes, equal_to([9, 1]))
 
   def test_late_data_is_dropped_and_counted(self):
     stream = (

@@ -24,7 +24,7 @@ use crate::log::Severity;
 use crate::shared::Shared;
 
 /// How long an EXTERNAL pool that is the only choice may take to listen.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take when there are other choices.
 const PATIENCE_WITH_ALTERNATIVE: Duration = Duration::from_secs(2);
 /// How long it may take when a lost worker is replaced.

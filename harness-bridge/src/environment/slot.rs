@@ -7,7 +7,7 @@ use std::time::Duration;
 use ferrobeam_proto::urns::standard_protocols::CONTROL_REQUEST_ELEMENTS_EMBEDDING;
 use tokio::time::timeout;
 
-use super::external::{self, External};
+use super::external::{self, External, PoolAt, telling};
 use super::launcher::{Choice, Launcher};
 use super::pool::Pool;
 use super::process::{Purpose, Started};
@@ -21,6 +21,8 @@ const LAST_BREATH: Duration = Duration::from_secs(2);
 const KILL_AFTER: Duration = Duration::from_secs(1);
 /// The pause before the first restart; doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// SDKs start within seconds. Of one that has not after so long, it is said what is waited for.
+const TOLD_AFTER: Duration = Duration::from_secs(15);
 
 /// A harness that is connected, and what runs it.
 pub(super) struct Running {
@@ -91,20 +93,35 @@ async fn launch(
     };
     let final_word = |message| NotStarted { message, retry: false };
     let job_is_over = || final_word("the job is over".to_owned());
+    let limit = shared.config.start_timeout;
+    let tell = |what: String| {
+        let text = format!("environment {}, {}: {what}", pool.name, choice.launcher);
+        shared.config.note(Severity::Warn, &pool.name, &harness.id, text);
+    };
     let mut host = match &choice.launcher {
-        Launcher::External { endpoint, params } => tokio::select! {
-            worker = external::start(endpoint, params, &harness.id, &shared.endpoint, patience) => {
-                Host::External(worker.map_err(final_word)?)
+        Launcher::External { endpoint, params } => {
+            let at = PoolAt { address: endpoint, params, tell: &tell };
+            tokio::select! {
+                worker = external::start(at, &harness.id, &shared.endpoint, patience, limit) => {
+                    Host::External(worker.map_err(final_word)?)
+                }
+                () = shared.closing() => return Err(job_is_over()),
             }
-            () = shared.closing() => return Err(job_is_over()),
-        },
+        }
         Launcher::Process { command, env } => Host::Process(purpose.process(command, env).map_err(final_word)?),
         Launcher::Docker { image } => Host::Process(purpose.docker(image).map_err(final_word)?),
     };
     let mut phase = harness.phase();
-    let limit = shared.config.start_timeout;
+    let silent = || {
+        tell(format!(
+            "the SDK harness was started and has not opened its control stream to {} yet: it has {} s",
+            shared.endpoint.url,
+            limit.as_secs_f32()
+        ));
+    };
+    let decided = telling(TOLD_AFTER.min(limit / 2), silent, phase.wait_for(|phase| !matches!(phase, Phase::Starting)));
     let not_started = tokio::select! {
-        phase = phase.wait_for(|phase| !matches!(phase, Phase::Starting)) => match phase.as_deref() {
+        phase = decided => match phase.as_deref() {
             Ok(Phase::Disconnected(why)) => NotStarted { message: why.to_string(), retry: true },
             _ => {
                 drop(phase);
@@ -118,7 +135,8 @@ async fn launch(
         () = tokio::time::sleep(limit) => {
             let mut message = format!(
                 "the SDK harness was started but did not open its control stream to {} within {} s: see what it \
-                 logged, and whether it can reach that address",
+                 logged, and whether it can reach that address (one on another machine needs a service that is started \
+                 with --advertised-host)",
                 shared.endpoint.url,
                 limit.as_secs_f32()
             );

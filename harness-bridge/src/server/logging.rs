@@ -61,8 +61,25 @@ fn is_echo(message: &str) -> bool {
     !time.contains(')') && !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit())
 }
 
+/// The instruction that an SDK says to have failed, with the whole trace. The answer to the instruction says the same, and
+/// becomes the reason that its bundle is run again or that the job failed.
+fn failed_instruction(message: &str) -> Option<&str> {
+    const OPENINGS: [&str; 3] = [
+        // Python's, Java's, Go's.
+        "Error processing instruction ",
+        "Exception while trying to handle InstructionRequest ",
+        "process bundle failed for instruction ",
+    ];
+    let rest = OPENINGS.iter().find_map(|opening| message.strip_prefix(opening))?;
+    let id = rest.split_whitespace().next()?;
+    Some(id.strip_suffix('.').unwrap_or(id))
+}
+
 fn from_proto(entry: LogEntry, harness: &Harness) -> HarnessLog {
+    let is_of_bundle = |instruction: &str| harness.stage_of(instruction).is_some();
     let severity = match entry.severity() {
+        // Said once is enough: this one is for debugging.
+        Enum::Error if failed_instruction(&entry.message).is_some_and(is_of_bundle) => Severity::Debug,
         Enum::Unspecified | Enum::Info => Severity::Info,
         Enum::Trace => Severity::Trace,
         Enum::Debug => Severity::Debug,
@@ -102,6 +119,19 @@ fn time_from_proto(time: prost_types::Timestamp) -> Option<SystemTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_sdks_say_of_a_failed_instruction_is_known() {
+        for (message, expected) in [
+            ("Error processing instruction 1:7. Original traceback is\nTraceback", Some("1:7")),
+            ("Exception while trying to handle InstructionRequest 1:7", Some("1:7")),
+            ("process bundle failed for instruction 1:7 using plan 3 : boom", Some("1:7")),
+            ("Error processing instruction ", None),
+            ("an error of the user's", None),
+        ] {
+            assert_eq!(failed_instruction(message), expected, "{message}");
+        }
+    }
 
     #[test]
     fn what_a_go_client_says_of_a_message_is_no_message() {

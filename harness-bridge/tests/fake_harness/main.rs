@@ -10,6 +10,7 @@ mod support;
 mod timers;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ferrobeam_harness_bridge::Bridge;
@@ -168,6 +169,57 @@ async fn a_pool_that_refuses_is_quoted() {
     let mut config = config(plan(&external(&address), vec![stage()]), Arc::default(), folder.path());
     config.restarts = 0;
     let error = Bridge::start(config).await.unwrap_err().to_string();
-    assert!(error.contains("no room for workers"), "{error}");
+    assert!(error.contains("no room for workers") && error.contains(&address), "{error}");
+    pool.abort();
+}
+
+/// How an environment at `address` does not start within two seconds, and what was said of it before.
+async fn not_started(address: &str) -> (String, Vec<String>) {
+    let folder = tempfile::tempdir().unwrap();
+    let said = Arc::new(Collected::default());
+    let mut config = config(plan(&external(address), vec![stage()]), said.clone(), folder.path());
+    config.restarts = 0;
+    config.start_timeout = Duration::from_secs(2);
+    let error = Bridge::start(config).await.unwrap_err().to_string();
+    (error, said.entries().into_iter().map(|entry| entry.message).collect())
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_be_had_is_told_of_soon_and_with_a_cure() {
+    let free = || tokio::net::TcpListener::bind("127.0.0.1:0");
+    // Nobody listens.
+    let gone = free().await.unwrap().local_addr().unwrap().to_string();
+    let (error, said) = not_started(&gone).await;
+    for part in [&*format!("EXTERNAL {gone}"), "cannot be reached", "refused", "LOOPBACK", "--environment_type="] {
+        assert!(error.contains(part), "no {part:?} in {error}");
+    }
+    assert!(error.starts_with("environment "), "{error}");
+    let [told] = &said[..] else { panic!("{said:?}") };
+    assert!(told.contains(&gone) && told.contains("cannot be reached") && told.contains("refused"), "{told}");
+
+    // Somebody listens, and says nothing.
+    let silent = free().await.unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let (error, said) = not_started(&address).await;
+    assert!(error.contains(&address) && error.contains("did not answer"), "{error}");
+    let [told] = &said[..] else { panic!("{said:?}") };
+    assert!(told.contains(&address) && told.contains("has not answered"), "{told}");
+
+    // It is no worker pool.
+    let listener = free().await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let other = tonic::transport::Server::builder().add_routes(tonic::service::Routes::default());
+    let serving = tokio::spawn(other.serve_with_incoming(incoming));
+    let (error, _) = not_started(&address).await;
+    assert!(error.contains(&address) && error.contains("another program"), "{error}");
+    serving.abort();
+
+    // A worker is started, and does not come.
+    let (address, _started, pool) = pool("").await;
+    let (error, said) = not_started(&address).await;
+    assert!(error.contains(&address) && error.contains("did not open its control stream"), "{error}");
+    let [told] = &said[..] else { panic!("{said:?}") };
+    assert!(told.contains(&address) && told.contains("has not opened its control stream"), "{told}");
     pool.abort();
 }

@@ -1,7 +1,8 @@
 //! The calls of the Job API.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use ferrobeam_proto::job::job_service_server::JobService;
 use ferrobeam_proto::job::{
@@ -12,20 +13,17 @@ use ferrobeam_proto::job::{
 };
 use ferrobeam_proto::pipeline::ApiServiceDescriptor;
 use prost::Message as _;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::convert::{job_info, state_event};
+use super::name;
+use super::state::JavaClient;
 use super::streams::{self, Replies};
 use crate::artifacts::Staging;
-use crate::job::{Importance, Job, JobId, Jobs, Message, Preparation, PreparationId, RunError, State, Submission};
+use crate::job::{Importance, Job, JobId, Jobs, Message, Preparation, PreparationId, RunError, Submission};
 use crate::options::{self, Remark};
 use crate::supervisor::Supervisor;
 use crate::{metrics, planning};
-
-/// Java's client asks for the state, and again three seconds later, and so on. An answer that waits this long for the
-/// end of the job spares a short job the three seconds. Other clients follow the stream of states.
-const JAVA_PATIENCE: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Debug)]
@@ -33,12 +31,14 @@ pub struct JobApi {
     jobs: Arc<Jobs>,
     supervisor: Arc<Supervisor>,
     artifact_endpoint: String,
+    /// How many pipelines came without a name.
+    unnamed: Arc<AtomicU64>,
 }
 
 impl JobApi {
     /// Over `jobs`, which `supervisor` runs. Clients are sent to `artifact_endpoint` to stage.
     pub fn new(jobs: Arc<Jobs>, supervisor: Arc<Supervisor>, artifact_endpoint: String) -> JobApi {
-        JobApi { jobs, supervisor, artifact_endpoint }
+        JobApi { jobs, supervisor, artifact_endpoint, unnamed: Arc::default() }
     }
 
     fn job(&self, id: &str) -> Result<Arc<Job>, Status> {
@@ -53,9 +53,9 @@ impl JobApi {
 #[tonic::async_trait]
 impl JobService for JobApi {
     async fn prepare(&self, request: Request<PrepareJobRequest>) -> Result<Response<PrepareJobResponse>, Status> {
-        let request = request.into_inner();
+        let (request, unnamed) = (request.into_inner(), Arc::clone(&self.unnamed));
         // A large pipeline takes a while; a panic in there is an answer and no more.
-        let prepared = tokio::task::spawn_blocking(move || prepare(request)).await;
+        let prepared = tokio::task::spawn_blocking(move || prepare(request, &unnamed)).await;
         let preparation = prepared.map_err(|e| Status::internal(format!("preparing the pipeline: {e}")))??;
         let staging_session_token = preparation.staging.token().to_owned();
         let preparation_id = self.jobs.prepare(preparation).to_string();
@@ -68,6 +68,7 @@ impl JobService for JobApi {
     }
 
     async fn run(&self, request: Request<RunJobRequest>) -> Result<Response<RunJobResponse>, Status> {
+        let client = JavaClient::of(&request);
         let id = PreparationId::named(request.into_inner().preparation_id);
         let (job, preparation) = self.jobs.run(&id).map_err(|error| {
             let message = error.to_string();
@@ -78,7 +79,11 @@ impl JobService for JobApi {
             }
         })?;
         let job_id = job.id().to_string();
-        self.supervisor.start(job, *preparation);
+        let ends = !preparation.plan.is_unbounded() || preparation.plan.is_test_driven();
+        self.supervisor.start(Arc::clone(&job), *preparation);
+        if let Some(client) = client {
+            client.started(&job, ends);
+        }
         Ok(Response::new(RunJobResponse { job_id }))
     }
 
@@ -88,17 +93,12 @@ impl JobService for JobApi {
     }
 
     async fn get_state(&self, request: Request<GetJobStateRequest>) -> Result<Response<JobStateEvent>, Status> {
-        let polls = polls(request.metadata());
+        let client = JavaClient::of(&request);
         let job = self.job(&request.into_inner().job_id)?;
-        if polls {
-            let mut changes = job.changes();
-            let ended = async { while !job.state().0.is_terminal() && changes.changed().await.is_ok() {} };
-            // Not an error: the answer is the state as it is then.
-            let _ = tokio::time::timeout(JAVA_PATIENCE, ended).await;
-        }
-        let (state, since) = job.state();
-        // Java's client takes DRAINED for a state that it does not know, and would ask for ever.
-        let state = if polls && state == State::Drained { State::Done } else { state };
+        let (state, since) = match client {
+            Some(client) => client.state(&job).await,
+            None => job.state(),
+        };
         Ok(Response::new(state_event(state, since)))
     }
 
@@ -166,15 +166,15 @@ impl JobService for JobApi {
 }
 
 /// Everything that can be known to be wrong with a submission is said now, and not when it runs.
-fn prepare(request: PrepareJobRequest) -> Result<Preparation, Status> {
+fn prepare(request: PrepareJobRequest, unnamed: &AtomicU64) -> Result<Preparation, Status> {
     let refuse = |message: String| Status::invalid_argument(message);
     let pipeline = request.pipeline.ok_or_else(|| refuse("the request has no pipeline".to_owned()))?;
     let submitted = request.pipeline_options.unwrap_or_default();
     let (options, remarks) = options::parse(&submitted).map_err(|e| refuse(e.to_string()))?;
     let staging = Staging::of(&pipeline).map_err(|e| refuse(e.to_string()))?;
     let plan = planning::plan(&pipeline, options.checkpoints.is_some()).map_err(|e| refuse(e.to_string()))?;
-    // Python names every job "job" here, and says its name in the options.
-    let name = options.job_name.clone().filter(|name| !name.is_empty()).unwrap_or(request.job_name);
+    let name = name::chosen(options.job_name.as_deref(), &request.job_name)
+        .unwrap_or_else(|| name::made(&pipeline, 1 + unnamed.fetch_add(1, Ordering::Relaxed)));
     let remarks = remarks
         .into_iter()
         .map(|remark| match remark {
@@ -195,9 +195,4 @@ fn prepare(request: PrepareJobRequest) -> Result<Preparation, Status> {
         remarks,
         time: SystemTime::now(),
     })
-}
-
-/// Whether the caller is one that asks for the state again and again.
-fn polls(metadata: &MetadataMap) -> bool {
-    metadata.get("user-agent").and_then(|agent| agent.to_str().ok()).is_some_and(|agent| agent.starts_with("grpc-java"))
 }

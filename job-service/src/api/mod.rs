@@ -7,6 +7,8 @@
 
 mod convert;
 mod job_service;
+mod name;
+mod state;
 mod streams;
 
 pub use job_service::JobApi;

@@ -4,11 +4,13 @@ mod lifecycle;
 mod log;
 mod record;
 mod registry;
+mod waiting;
 
 pub use lifecycle::State;
 pub use log::{Event, EventLog, Importance, LogLimits, Message, Page};
 pub use record::{Job, JobMetrics, Measured, Submission};
 pub use registry::{Jobs, Preparation, Retention, RunError};
+pub use waiting::Waiting;
 
 use std::fmt;
 

@@ -9,7 +9,7 @@ use ferrobeam_proto::pipeline::{MonitoringInfo, Pipeline};
 use prost::Message as _;
 use tokio::sync::watch;
 
-use super::{Event, EventLog, Generation, Importance, JobId, LogLimits, Message, Page, State};
+use super::{Event, EventLog, Generation, Importance, JobId, LogLimits, Message, Page, State, Waiting};
 
 /// What a client handed in.
 #[derive(Clone, Debug)]
@@ -50,6 +50,7 @@ pub struct Job {
     created: SystemTime,
     size: usize,
     shared: Mutex<Shared>,
+    waiting: Mutex<Waiting>,
     changed: watch::Sender<u64>,
     cancel: watch::Sender<bool>,
     drain: watch::Sender<bool>,
@@ -103,6 +104,7 @@ impl Job {
             created: SystemTime::now(),
             size,
             shared: Mutex::new(shared),
+            waiting: Mutex::default(),
             changed: watch::Sender::new(0),
             cancel: watch::Sender::new(false),
             drain: watch::Sender::new(false),
@@ -193,6 +195,11 @@ impl Job {
     /// Changes whenever the state does or something is said. What was read after subscribing is followed by a change.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// Who waits for its end.
+    pub fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wake(&self) {

@@ -16,6 +16,7 @@ use timely::scheduling::activate::SyncActivator;
 
 use super::alarm::Alarm;
 use super::flow::backoff;
+use super::gist::gist;
 use super::remainder::Remainder;
 use super::run::Reporter;
 use super::{Job, JobFailure};
@@ -302,7 +303,7 @@ impl Bundles {
                         self.stage().name,
                         open.failures,
                         self.job.settings.retries,
-                        error.message
+                        gist(&error.message)
                     ));
                     open.bundle = None;
                     open.again = Some(Instant::now() + wait);

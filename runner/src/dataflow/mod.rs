@@ -22,6 +22,7 @@ mod emission;
 mod epochs;
 mod fit;
 mod flow;
+mod gist;
 mod group;
 mod impulse;
 mod keyed;

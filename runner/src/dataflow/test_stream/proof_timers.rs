@@ -90,14 +90,20 @@ fn coder() -> ElementCoder {
     ElementCoder::new(kv, WindowCoder::Global)
 }
 
-/// A command: a timer of a family at a time, or none.
+/// The kinds of timers that a command may ask for: by the watermark; so much later by the wall clock, as SDKs reckon; at a
+/// time of a clock that goes with the TestStream's and began at 0.
+const WATERMARK: u8 = 0;
+const WALL: u8 = 1;
+const OF_THE_TEST: u8 = 2;
+
+/// A command: a timer of a kind at a time, or none.
 fn command(key: &str, timer: Option<(u8, i64)>) -> Bytes {
     let mut value = vec![key.len() as u8];
     value.extend_from_slice(key.as_bytes());
     match timer {
         None => value.push(0),
-        Some((family, time)) => {
-            value.extend_from_slice(&[9, family]);
+        Some((kind, time)) => {
+            value.extend_from_slice(&[9, kind]);
             value.extend_from_slice(&time.to_be_bytes());
         }
     }
@@ -114,15 +120,15 @@ fn obey(stage: u32, batch: &Batch, happened: &Happened, timers: &mut [Vec<u8>; 2
         let view = coder.parse(element).unwrap();
         let (key, command) = coder.value.key_value(view.value).unwrap();
         happened.lock().unwrap().push(format!("{stage} {}", name(key)));
-        let Some((family, time)) = command[1..].split_first() else { continue };
+        let Some((&kind, time)) = command[1..].split_first() else { continue };
         let time = i64::from_be_bytes(time.try_into().unwrap());
-        // As SDKs do: the clock's timers are reckoned from the wall clock.
-        let (fire, hold) = match family {
-            0 => (Timestamp(time), Timestamp(time)),
-            _ => (Timestamp(WallClock.now().0 + time), view.timestamp),
+        let (family, fire, hold) = match kind {
+            WATERMARK => (0, Timestamp(time), Timestamp(time)),
+            WALL => (1, Timestamp(WallClock.now().0 + time), view.timestamp),
+            _ => (1, Timestamp(time), view.timestamp),
         };
         let set = Some(TimerTimes { fire, hold, pane: &[0x0f] });
-        TimerView { key, tag: b"", windows: vec![&[]], set }.encode(&mut timers[usize::from(*family)]);
+        TimerView { key, tag: b"", windows: vec![&[]], set }.encode(&mut timers[family]);
     }
 }
 
@@ -134,7 +140,7 @@ fn fire(stage: u32, due: &[u8], happened: &Happened, data: &mut Vec<u8>) {
         happened.lock().unwrap().push(format!("{stage} {}!", name(timer.key)));
         let hold = timer.set.unwrap().hold;
         // The next stage sets a timer of its own a little later, by the watermark.
-        let value = command(name(timer.key), Some((0, hold.0 + 5)));
+        let value = command(name(timer.key), Some((WATERMARK, hold.0 + 5)));
         encode_windowed_value(data, hold, &[&[]], &[0x0f], &value);
     }
 }
@@ -178,17 +184,12 @@ fn plan(events: Vec<TestEvent>) -> Plan {
 
 #[test]
 fn what_time_sets_off_is_over_before_the_next_event() {
-    let elements = |elements: &[(&str, Option<(u8, i64)>)]| TestEvent::Elements {
-        tag: "out".into(),
-        elements: elements.iter().map(|(key, timer)| (Timestamp(10), command(key, *timer))).collect(),
-    };
-    let watermark = |to| TestEvent::Watermark { tag: "out".into(), to: Timestamp(to) };
     let clock = TestEvent::ProcessingTime;
     // Each event, and what it sets off.
     let script: Vec<(TestEvent, Vec<&str>)> = vec![
         (watermark(0), vec![]),
-        (elements(&[("a", Some((0, 50))), ("b", Some((0, 50)))]), vec!["0 a", "0 b"]),
-        (elements(&[("c", Some((1, 5000))), ("d", Some((1, 8000)))]), vec!["0 c", "0 d"]),
+        (elements(&[("a", Some((WATERMARK, 50))), ("b", Some((WATERMARK, 50)))]), vec!["0 a", "0 b"]),
+        (elements(&[("c", Some((WALL, 5000))), ("d", Some((WALL, 8000)))]), vec!["0 c", "0 d"]),
         (watermark(49), vec![]),
         (elements(&[("x", None)]), vec!["0 x"]),
         // The timers of the first stage fire; the second sets its own, which fire because the watermark has passed them.
@@ -196,17 +197,51 @@ fn what_time_sets_off_is_over_before_the_next_event() {
         (elements(&[("y", None)]), vec!["0 y"]),
         // The second timer of the clock still holds the watermark at the time of its element.
         (watermark(60), vec!["0 a!", "0 b!", "1 a", "1 b"]),
-        (elements(&[("z", Some((1, 1000)))]), vec!["0 z"]),
+        (elements(&[("z", Some((WALL, 1000)))]), vec!["0 z"]),
         (clock(3000), vec!["0 d!", "1 d", "1 a!", "1 b!", "1 c!", "1 d!", "0 z!", "1 z", "1 z!"]),
-        (elements(&[("p", Some((1, 70_000))), ("q", Some((1, 7_000_000)))]), vec!["0 p", "0 q"]),
+        (elements(&[("p", Some((WALL, 70_000))), ("q", Some((WALL, 7_000_000)))]), vec!["0 p", "0 q"]),
         // No more input by the watermark's word; the clock's timers are still to come.
         (watermark(Timestamp::MAX.0), vec![]),
         (clock(80_000), vec!["0 p!", "1 p"]),
         (clock(1), vec![]),
     ];
-    let (events, expected): (Vec<_>, Vec<_>) = script.into_iter().unzip();
     // At the end the clock runs out.
-    let end = vec!["0 q!", "1 q", "1 q!", "1 p!"];
+    plays(script, &["0 q!", "1 q", "1 q!", "1 p!"]);
+}
+
+#[test]
+fn timers_of_a_clock_that_began_at_zero_fire_when_the_stream_has_moved_so_far() {
+    let clock = TestEvent::ProcessingTime;
+    let script: Vec<(TestEvent, Vec<&str>)> = vec![
+        (watermark(0), vec![]),
+        (elements(&[("a", Some((OF_THE_TEST, 6000)))]), vec!["0 a"]),
+        (clock(5999), vec![]),
+        (elements(&[("b", Some((OF_THE_TEST, 8000))), ("c", Some((WALL, 5000)))]), vec!["0 b", "0 c"]),
+        (clock(1), vec!["0 a!", "1 a"]),
+        (clock(1999), vec![]),
+        (elements(&[("x", None)]), vec!["0 x"]),
+        (clock(1), vec!["0 b!", "1 b"]),
+        // Its time is over.
+        (elements(&[("d", Some((OF_THE_TEST, 8000)))]), vec!["0 d", "0 d!", "1 d"]),
+        (clock(3000), vec!["0 c!", "1 c"]),
+        (watermark(Timestamp::MAX.0), vec!["1 a!", "1 b!", "1 c!", "1 d!"]),
+    ];
+    plays(script, &[]);
+}
+
+fn elements(elements: &[(&str, Option<(u8, i64)>)]) -> TestEvent {
+    let elements = elements.iter().map(|(key, timer)| (Timestamp(10), command(key, *timer))).collect();
+    TestEvent::Elements { tag: "out".into(), elements }
+}
+
+fn watermark(to: i64) -> TestEvent {
+    TestEvent::Watermark { tag: "out".into(), to: Timestamp(to) }
+}
+
+/// Plays events, each of which sets off what is said beside it; and `end` what is left, with however many workers.
+fn plays(script: Vec<(TestEvent, Vec<&str>)>, end: &[&str]) {
+    let (events, expected): (Vec<_>, Vec<_>) = script.into_iter().unzip();
+    let end = end.to_vec();
     for workers in [1, 2, 4] {
         let dir = tempfile::tempdir().unwrap();
         let happened = Happened::default();
