@@ -2,7 +2,6 @@
 
 A test that kills must know whose process it kills, so it does not share a service with others.
 """
-import ctypes
 import json
 import os
 import pathlib
@@ -33,9 +32,16 @@ exec "%s" -m apache_beam.runners.worker.sdk_worker_main
 '''
 
 
-def ends_with_its_parent():
-  """A driver that is killed leaves no service behind."""
-  ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+# Becomes the command that it is given, which ends with its parent: a driver that is killed leaves no service behind. It is
+# no `preexec_fn`, because Python forks for that, and the child of a process with gRPC's threads may hang in gRPC's handlers
+# of forks (seen with gRPC 1.85.3).
+ENDS_WITH_ITS_PARENT = 'import ctypes, os, sys; ctypes.CDLL(None).prctl(%d, %d); os.execvp(sys.argv[1], sys.argv[1:])'
+
+
+def started(command, **options):
+  """A process that ends with this one."""
+  boot = ENDS_WITH_ITS_PARENT % (PR_SET_PDEATHSIG, signal.SIGTERM)
+  return subprocess.Popen([sys.executable, '-c', boot] + command, stdin=subprocess.DEVNULL, **options)
 
 
 def free_port():
@@ -103,8 +109,7 @@ class Service:
     command += ['--checkpoint-storage=file://%s' % self.storage, '--temp-dir=%s' % (self.folder / 'temp')]
     self.log = self.folder / 'log'
     with self.log.open('w') as log:
-      self._process = subprocess.Popen(command + list(flags), stdin=subprocess.DEVNULL, stdout=log,
-                                       stderr=subprocess.STDOUT, preexec_fn=ends_with_its_parent)
+      self._process = started(command + list(flags), stdout=log, stderr=subprocess.STDOUT)
     wait_for('the service', lambda: listens(self._process.pid))
 
   def stop(self):
@@ -168,10 +173,9 @@ class Pool:
     port = free_port()
     path = '%s:%s' % (os.path.dirname(sys.executable), os.environ['PATH'])  # The pool starts whatever `python` is.
     modules = str(pathlib.Path(__file__).resolve().parent)
-    self._process = subprocess.Popen(
+    self._process = started(
         [sys.executable, '-m', 'apache_beam.runners.worker.worker_pool_main', '--service_port=%d' % port],
-        env=dict(os.environ, PATH=path, PYTHONPATH=modules), stdin=subprocess.DEVNULL, stdout=sys.stderr,
-        preexec_fn=ends_with_its_parent)
+        env=dict(os.environ, PATH=path, PYTHONPATH=modules), stdout=sys.stderr)
     wait_for('the worker pool', lambda: listens(self._process.pid))
     self.environment = ['--environment_type=EXTERNAL', '--environment_config=localhost:%d' % port]
 

@@ -148,6 +148,7 @@ async fn a_job_with_checkpoints_is_done_and_leaves_none() {
         .await
         .expect("a good pipeline");
     let job = run(&mut client, &prepared.preparation_id).await.expect("prepared");
+    pool.open.send_replace(true);
     let said = said(&mut client, &job).await;
     assert_eq!(said.last().map(String::as_str), Some("DONE"), "{said:?}");
     let mut left = Vec::new();
