@@ -14,6 +14,8 @@ import tempfile
 import time
 import unittest
 
+import service
+
 TEXT = pathlib.Path(__file__).resolve().parents[2] / 'LICENSE'
 PYTHON_WORDCOUNT = [sys.executable, '-m', 'apache_beam.examples.wordcount']
 FAILING = '''
@@ -67,20 +69,6 @@ path, stuck = sys.argv[1], sys.argv[2] == 'stuck'
 with beam.Pipeline(options=PipelineOptions(sys.argv[3:])) as p:
   p | beam.Create([stuck], reshuffle=False) | beam.ParDo(Count()) | beam.Map(write, path)
 '''
-# A PROCESS environment that starts Python's harness, and says its process id first.
-BOOT = '''#!/bin/sh
-for flag in "$@"; do
-  case "$flag" in
-    --id=*) export WORKER_ID="${flag#*=}";;
-    --control_endpoint=*) export CONTROL_API_SERVICE_DESCRIPTOR="url: \\"${flag#*=}\\"";;
-    --logging_endpoint=*) export LOGGING_API_SERVICE_DESCRIPTOR="url: \\"${flag#*=}\\"";;
-  esac
-done
-echo $$ >> "%s"
-export PIPELINE_OPTIONS='{}' SEMI_PERSISTENT_DIRECTORY="$PWD"
-exec "%s" -m apache_beam.runners.worker.sdk_worker_main
-'''
-
 
 class Endless:
   """A pipeline without an end under `ferrobeam run`, with a process group of its own, as a shell gives it."""
@@ -91,10 +79,7 @@ class Endless:
     self.test, self.folder = test, pathlib.Path(folder.name)
     command = [os.environ['FERROBEAM'], 'run', '--', sys.executable, '-c', ENDLESS, str(self.folder / 'numbers'), mode]
     if in_process:
-      boot = self.folder / 'boot'
-      boot.write_text(BOOT % (self.folder / 'harnesses', sys.executable))
-      boot.chmod(0o755)
-      command += ['--environment_type=PROCESS', '--environment_config={"command": "%s"}' % boot]
+      command += service.process_environment(self.folder, first='echo $$ >> "%s"' % (self.folder / 'harnesses'))
     self.output = self.folder / 'output'
     with self.output.open('w') as output:
       self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,

@@ -18,7 +18,7 @@ LISTENING = '0A'
 CHECKPOINT = b'"entry":{"checkpoint":'
 PR_SET_PDEATHSIG = 1
 
-# A PROCESS environment that starts Python's harness, which finds the modules of the tests.
+# Starts Python's harness, as the command of a PROCESS environment.
 BOOT = '''#!/bin/sh
 for flag in "$@"; do
   case "$flag" in
@@ -27,7 +27,8 @@ for flag in "$@"; do
     --logging_endpoint=*) export LOGGING_API_SERVICE_DESCRIPTOR="url: \\"${flag#*=}\\"";;
   esac
 done
-export PIPELINE_OPTIONS='{}' SEMI_PERSISTENT_DIRECTORY="$PWD" PYTHONPATH="%s"
+%s
+export PIPELINE_OPTIONS='{}' SEMI_PERSISTENT_DIRECTORY="$PWD"
 exec "%s" -m apache_beam.runners.worker.sdk_worker_main
 '''
 
@@ -42,6 +43,14 @@ def started(command, **options):
   """A process that ends with this one."""
   boot = ENDS_WITH_ITS_PARENT % (PR_SET_PDEATHSIG, signal.SIGTERM)
   return subprocess.Popen([sys.executable, '-c', boot] + command, stdin=subprocess.DEVNULL, **options)
+
+
+def process_environment(folder, first):
+  """The options of an environment whose harnesses are processes, each of which runs the shell command `first` first."""
+  boot = folder / 'boot'
+  boot.write_text(BOOT % (first, sys.executable))
+  boot.chmod(0o755)
+  return ['--environment_type=PROCESS', '--environment_config=%s' % json.dumps({'command': str(boot)})]
 
 
 def free_port():
@@ -149,11 +158,8 @@ class Service:
     return 0
 
   def process_environment(self):
-    """The options of an environment whose harnesses are processes."""
-    boot = self.folder / 'boot'
-    boot.write_text(BOOT % (pathlib.Path(__file__).resolve().parent, sys.executable))
-    boot.chmod(0o755)
-    return ['--environment_type=PROCESS', '--environment_config=%s' % json.dumps({'command': str(boot)})]
+    """The options of an environment whose harnesses are processes that find the modules of the tests."""
+    return process_environment(self.folder, first='export PYTHONPATH="%s"' % pathlib.Path(__file__).resolve().parent)
 
 
 def kill(pid, name=signal.SIGKILL):

@@ -22,6 +22,7 @@ pub mod capabilities;
 pub mod clients;
 pub mod expansion;
 pub mod expected;
+mod helper;
 pub mod impossible;
 mod lanes;
 pub mod matrix;

@@ -46,6 +46,14 @@ impl Moment {
     pub fn new(epoch: u64, watermark: Timestamp) -> Moment {
         Moment { epoch, watermark: watermark.0 }
     }
+
+    /// The one of two at which both can be held. Moments need not be comparable: an operator may hold (3, 100) and
+    /// (5, 50), because what was carried over a border keeps its watermark, and then holds nothing at (3, 50). The one with
+    /// the lesser watermark is it, in the lesser epoch if they have the same: what waits may go on in a later epoch, but
+    /// never after its watermark.
+    pub(crate) fn of_both(self, other: Moment) -> Moment {
+        std::cmp::min_by_key(self, other, |moment| (moment.watermark, moment.epoch))
+    }
 }
 
 impl PartialOrder for Moment {
@@ -91,4 +99,41 @@ pub fn watermark(frontier: AntichainRef<Moment>) -> Option<Timestamp> {
 /// The oldest epoch still open at a frontier; `None` once the frontier is empty.
 pub fn epoch(frontier: AntichainRef<Moment>) -> Option<u64> {
     frontier.iter().map(|moment| moment.epoch).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use timely::progress::Antichain;
+
+    use super::*;
+
+    fn moment(epoch: u64, watermark: i64) -> Moment {
+        Moment { epoch, watermark }
+    }
+
+    #[test]
+    fn of_two_that_cannot_be_compared_the_one_with_the_lesser_watermark_holds_both() {
+        assert_eq!(moment(3, 100).of_both(moment(5, 50)), moment(5, 50));
+        assert_eq!(moment(5, 50).of_both(moment(3, 100)), moment(5, 50));
+        assert_eq!(moment(3, 100).of_both(moment(5, 100)), moment(3, 100));
+        assert_eq!(moment(3, 50).of_both(moment(5, 100)), moment(3, 50));
+    }
+
+    proptest! {
+        /// Whatever holds each of the two holds what holds both.
+        #[test]
+        fn what_holds_both_is_held_by_each_frontier_that_holds_either(
+            held in proptest::collection::vec((0..6u64, 0..6i64), 1..5),
+            more in proptest::collection::vec((0..3u64, 0..3i64), 1..5),
+        ) {
+            let mut frontier = Antichain::new();
+            frontier.extend(held.iter().map(|(epoch, watermark)| moment(*epoch, *watermark)));
+            let beyond = more.iter().zip(held.iter().cycle());
+            let beyond = beyond.map(|(more, held)| moment(held.0 + more.0, held.1 + more.1));
+            let both = beyond.clone().reduce(Moment::of_both).unwrap();
+            prop_assert!(frontier.less_equal(&both));
+            prop_assert_eq!(Some(both.watermark), beyond.map(|moment| moment.watermark).min());
+        }
+    }
 }

@@ -47,7 +47,10 @@ impl UserStateCache {
     /// The harness appended to a cell.
     pub(crate) fn appended(&mut self, key: &StateKey) {
         self.stale |= match part(key) {
-            Some(CellPart::Bag) => self.paged_any || self.paged.contains(&self.hasher.hash_one(key)),
+            Some(CellPart::Bag) => {
+                // Most bags are never read in pages: no key is hashed for nothing.
+                self.paged_any || (!self.paged.is_empty() && self.paged.contains(&self.hasher.hash_one(key)))
+            }
             Some(CellPart::MapValues(_) | CellPart::MapKeys | CellPart::MapEntries) => true,
             Some(CellPart::OrderedRange { .. }) | None => false,
         };
@@ -56,9 +59,10 @@ impl UserStateCache {
     /// The harness emptied a cell. Of a bag it knows the whole from then on.
     pub(crate) fn cleared(&mut self, key: &StateKey) {
         match part(key) {
-            Some(CellPart::Bag) => {
+            Some(CellPart::Bag) if !self.paged.is_empty() => {
                 self.paged.remove(&self.hasher.hash_one(key));
             }
+            Some(CellPart::Bag) => {}
             Some(CellPart::MapValues(_) | CellPart::MapKeys | CellPart::MapEntries) => self.stale = true,
             Some(CellPart::OrderedRange { .. }) | None => {}
         }

@@ -241,6 +241,11 @@ impl Options {
         Options::default()
     }
 
+    /// Those of this process's environment.
+    pub fn of_environment() -> Options {
+        Options::none().with_environment(std::env::vars())
+    }
+
     /// With one that somebody wrote down: it must be known. Upper and lower case are the same.
     pub fn with(mut self, name: &str, value: &str) -> Result<Options, OpenError> {
         let name = name.to_ascii_uppercase();

@@ -188,40 +188,24 @@ impl Reader<'_> {
         bytes
     }
 
+    /// A text as `parse` reads it; none when it is blank.
+    fn parsed<T, E: std::fmt::Display>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
+        let text = self.text(name).filter(|text| !text.trim().is_empty())?;
+        parse(&text).map_err(|error| self.refused.push(format!("{name}: {error}"))).ok()
+    }
+
     /// The URL of a storage for checkpoints.
     fn storage(&mut self, name: &str) -> Option<String> {
-        let url = self.text(name).filter(|url| !url.trim().is_empty())?;
-        match Storage::open(&url, &Options::none()) {
-            Ok(_) => Some(url),
-            Err(error) => {
-                self.refused.push(format!("{name}: {error}"));
-                None
-            }
-        }
+        self.parsed(name, |url| Storage::open(url, &Options::none()).map(|_| url.to_owned()))
     }
 
     /// The checkpoint of another job.
     fn start_from(&mut self, name: &str) -> Option<StartFrom> {
-        let path = self.text(name).filter(|path| !path.trim().is_empty())?;
-        match StartFrom::parse(&path) {
-            Ok(start_from) => Some(start_from),
-            Err(error) => {
-                self.refused.push(format!("{name}: {error}"));
-                None
-            }
-        }
+        self.parsed(name, StartFrom::parse)
     }
 
     fn backend(&mut self, name: &str) -> Option<StateBackend> {
-        let text = self.text(name).filter(|text| !text.trim().is_empty())?;
-        match text.parse() {
-            Ok(backend) => Some(backend),
-            Err(error) => {
-                let error: UnknownBackend = error;
-                self.refused.push(format!("{name}: {error}"));
-                None
-            }
-        }
+        self.parsed(name, str::parse)
     }
 
     fn is_given(&self, entry: &OptionEntry) -> bool {

@@ -84,7 +84,7 @@ impl Taking {
             message: format!("checkpoints: {what}: {why}"),
             damaged: None,
         };
-        let options = Options::none().with_environment(std::env::vars());
+        let options = Options::of_environment();
         let storage = Storage::open(&asked.storage_url, &options).map_err(|e| failed("the storage", &e))?;
         let job = JobId::named(asked.folder.clone());
         let files = Files::of(&storage, &job).map_err(|e| failed("the job's folder", &e))?;

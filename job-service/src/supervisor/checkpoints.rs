@@ -93,7 +93,7 @@ pub struct CheckpointStorage {
 impl CheckpointStorage {
     /// That of a URL, with what the environment says of credentials and the like.
     pub fn open(url: &str) -> Result<CheckpointStorage, OpenError> {
-        let storage = Storage::open(url, &Options::none().with_environment(std::env::vars()))?;
+        let storage = Storage::open(url, &Options::of_environment())?;
         Ok(CheckpointStorage { url: url.to_owned(), manifests: Arc::new(JournalManifests::new(storage)) })
     }
 }

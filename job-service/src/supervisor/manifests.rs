@@ -94,13 +94,7 @@ impl ManifestStore for JournalManifests {
         let journal = Journal::of(&self.storage, job).map_err(|error| error.to_string())?;
         let writer = journal.begin(generation).await.map_err(|error| error.to_string())?;
         let found = journal.newest_besides(damaged).await.map_err(|error| error.to_string())?;
-        let restorable = match found.manifest {
-            None => None,
-            Some(manifest) => {
-                let bytes = serde_json::to_vec(&manifest).map_err(|error| error.to_string())?;
-                Some(Restorable { epoch: manifest.epoch, manifest: bytes.into() })
-            }
-        };
+        let restorable = found.manifest.as_ref().map(restorable).transpose()?;
         let skipped = |skipped: checkpoint::Skipped| {
             format!("checkpoint {} of the job cannot be used: {}", skipped.epoch, skipped.why)
         };
@@ -141,7 +135,7 @@ impl ManifestStore for JournalManifests {
 /// Finds a checkpoint of another job.
 pub(super) async fn find(start_from: &StartFrom) -> Result<Restorable, String> {
     let StartFrom { storage, job, epoch } = start_from;
-    let options = Options::none().with_environment(std::env::vars());
+    let options = Options::of_environment();
     let storage = Storage::open_to_read(storage, &options).map_err(|error| error.to_string())?;
     let journal = Journal::of(&storage, job).map_err(|error| error.to_string())?;
     let manifest = match epoch {
@@ -155,7 +149,12 @@ pub(super) async fn find(start_from: &StartFrom) -> Result<Restorable, String> {
             Err(error) => return Err(error.to_string()),
         },
     };
-    let bytes = serde_json::to_vec(&manifest).map_err(|error| error.to_string())?;
+    restorable(&manifest)
+}
+
+/// A checkpoint as job processes are told of it.
+fn restorable(manifest: &checkpoint::Manifest) -> Result<Restorable, String> {
+    let bytes = serde_json::to_vec(manifest).map_err(|error| error.to_string())?;
     Ok(Restorable { epoch: manifest.epoch, manifest: bytes.into() })
 }
 

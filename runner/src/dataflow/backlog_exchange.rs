@@ -4,36 +4,19 @@
 //! the limit is reached, eight bytes each, big endian. It tells whenever that has changed, and lets go when nothing is left
 //! in the whole dataflow. That it stands at the watermark [`NOTHING_MORE`] says that it is no work of any epoch.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use timely::dataflow::Scope;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
-use timely::progress::frontier::AntichainRef;
-use timely::scheduling::Activator;
 
 use super::edge::{Output, exchange};
 use super::flow::{Backlogs, ROOM, Shape};
-use super::quiescence::Watcher;
+use super::quiescence::End;
 use super::route::{self, Route};
 use super::run::Reporter;
 use crate::element::Batch;
-use crate::time::{self, Moment, NOTHING_MORE, Timestamp};
-
-/// Lets go of the exchange when nothing else is left.
-pub(crate) struct End {
-    over: Rc<Cell<bool>>,
-    source: Activator,
-}
-
-impl Watcher for End {
-    fn see(&mut self, everything: AntichainRef<'_, Moment>) {
-        if time::watermark(everything).is_none() && !self.over.replace(true) {
-            self.source.activate();
-        }
-    }
-}
+use crate::time::{Moment, NOTHING_MORE, Timestamp};
 
 /// Builds the exchange on one worker. It is to be told how far everything else is.
 pub(crate) fn build<'scope>(
@@ -50,8 +33,8 @@ pub(crate) fn build<'scope>(
     if first {
         backlogs.on_news(scope.worker().sync_activator_for(address.to_vec()));
     }
-    let over = Rc::new(Cell::new(false));
-    let end = End { over: Rc::clone(&over), source: scope.activator_for(address) };
+    let end = End::new(scope.activator_for(address));
+    let over = end.over();
     let mine = Arc::clone(backlogs);
     builder.build(move |mut capabilities| {
         let mut capability = capabilities.pop().filter(|_| first);

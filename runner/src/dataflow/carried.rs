@@ -1,10 +1,11 @@
 //! What an operator carries over the border of an epoch: saving it, and starting from what was saved.
 
 use std::io;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use super::queue::FrozenInput;
 use crate::checkpoint::{CarriedBatch, CarriedWriter, Frozen, Saver};
+use crate::clock::{Clock, WallClock};
 use crate::element::{Batch, BatchBuilder, ElementCoder};
 use crate::grouping::{Kept, References};
 use crate::state::{FrozenStore, key_group, worker_of};
@@ -75,7 +76,7 @@ impl Carried {
 
     /// Adds an element that is not to run before a time.
     pub(crate) fn add_paused(&mut self, watermark: i64, due: Instant, batch: Batch) {
-        let due = now().0.saturating_add(due.saturating_duration_since(Instant::now()).as_millis() as i64);
+        let due = WallClock.now().0.saturating_add(due.saturating_duration_since(Instant::now()).as_millis() as i64);
         self.paused.push(CarriedBatch { watermark, due: Some(Timestamp(due)), batch });
     }
 
@@ -115,7 +116,11 @@ pub(crate) struct TakenOver {
 }
 
 /// Gives what the operator starts from of what was carried, in its order.
-pub(crate) fn restore(saver: &Saver, share: Share<'_>, mut take: impl FnMut(TakenOver)) -> io::Result<()> {
+pub(crate) fn restore(
+    saver: &Saver,
+    share: Share<'_>,
+    mut take: impl FnMut(TakenOver) -> io::Result<()>,
+) -> io::Result<()> {
     let (shard, shards) = (saver.shard(), saver.shards());
     let mut next = 0;
     for part in saver.restored() {
@@ -148,18 +153,11 @@ pub(crate) fn restore(saver: &Saver, share: Share<'_>, mut take: impl FnMut(Take
                 mine.finish()
             };
             if !batch.is_empty() {
-                let wait = |due: Timestamp| Duration::from_millis(due.0.saturating_sub(now().0).max(0) as u64);
-                let due = due.and_then(|due| Instant::now().checked_add(wait(due)));
-                take(TakenOver { moment: Moment { epoch: saver.first_epoch(), watermark }, due, batch });
+                let due = due.and_then(|due| Instant::now().checked_add(WallClock.wait(due)?));
+                take(TakenOver { moment: Moment { epoch: saver.first_epoch(), watermark }, due, batch })?;
             }
             Ok(())
         })?;
     }
     Ok(())
-}
-
-/// By the wall clock.
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

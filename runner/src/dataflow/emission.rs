@@ -71,9 +71,14 @@ impl Emissions {
         }
     }
 
-    /// The least watermark that the capabilities stand at; none once they are gone.
-    pub(crate) fn least(&self) -> Option<i64> {
-        self.held.iter().map(|moment| moment.watermark).min()
+    /// The moment of the least watermark that the capabilities stand at; none once they are gone.
+    pub(crate) fn least(&self) -> Option<Moment> {
+        self.held.iter().copied().reduce(Moment::of_both)
+    }
+
+    /// The least watermark that can be sent at in `epoch`; none if nothing can.
+    pub(crate) fn least_at(&self, epoch: u64) -> Option<i64> {
+        self.held.iter().filter(|held| held.epoch <= epoch).map(|held| held.watermark).min()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

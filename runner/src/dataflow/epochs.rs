@@ -7,18 +7,13 @@
 //! When all edges stand at that watermark, on all workers, nothing is left that an epoch could be about: it lets go, and
 //! the dataflow completes.
 
-use std::cell::Cell;
-use std::rc::Rc;
-
 use timely::dataflow::Scope;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
-use timely::progress::frontier::AntichainRef;
-use timely::scheduling::Activator;
 
 use super::edge::{Edge, Output};
-use super::quiescence::Watcher;
+use super::quiescence::End;
 use crate::checkpoint::Checkpoints;
-use crate::time::{self, Moment, NOTHING_MORE};
+use crate::time::{Moment, NOTHING_MORE};
 
 /// What the operator gives.
 pub(crate) struct Epochs<'scope> {
@@ -26,20 +21,6 @@ pub(crate) struct Epochs<'scope> {
     pub(crate) edge: Edge<'scope>,
     /// To be told how far everything is.
     pub(crate) end: End,
-}
-
-/// Says when everything is over.
-pub(crate) struct End {
-    over: Rc<Cell<bool>>,
-    source: Activator,
-}
-
-impl Watcher for End {
-    fn see(&mut self, everything: AntichainRef<'_, Moment>) {
-        if time::watermark(everything).is_none() && !self.over.replace(true) {
-            self.source.activate();
-        }
-    }
 }
 
 /// Builds the source of epochs on one worker.
@@ -52,8 +33,8 @@ pub(crate) fn build<'scope>(scope: Scope<'scope, Moment>, checkpoints: &Checkpoi
         // Fails only when the worker is gone.
         let _ = wake.activate();
     });
-    let over = Rc::new(Cell::new(false));
-    let end = End { over: Rc::clone(&over), source: scope.activator_for(address) };
+    let end = End::new(scope.activator_for(address));
+    let over = end.over();
     let checkpoints = checkpoints.clone();
     builder.build(move |mut capabilities| {
         let mut capability = capabilities.pop();

@@ -21,7 +21,7 @@ enum Taker {
 /// How the input of a stage is encoded: what it carried was written under this description.
 pub(crate) fn form_of_input(job: &Job, stage: &Stage) -> String {
     let coder = element_coder(&job.plan, stage.input.collection);
-    format!("{}, in windows of {:?}", coder.value, coder.window)
+    format!("{}, in {}", coder.value, coder.window)
 }
 
 /// Everything that does not fit, by operator, cell and coder. What nobody would take over is an error, too, unless the job

@@ -11,6 +11,7 @@
 
 mod alarm;
 mod backlog_exchange;
+mod border_wait;
 mod build;
 mod bundle_state;
 mod bundles;

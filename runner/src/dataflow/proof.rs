@@ -23,7 +23,7 @@ use super::*;
 use crate::checkpoint::Saver;
 use crate::element::{Batch, BatchBuilder, ElementCoder, WireCoder};
 use crate::executor::{Bundle, BundleDone, BundleError, Completion, OpenBundle};
-use crate::plan::{Collection, CollectionId, Node, Port, Stage};
+use crate::plan::{Collection, CollectionId, Keyed, Node, Port, Stage, StateCell, StateKind, TimeDomain, TimerFamily};
 use crate::time::{self, Moment, Timestamp};
 use crate::windowing::{Merging, WindowCoder, Windowing};
 
@@ -99,7 +99,8 @@ impl Bundle for Pending {
     }
 }
 
-struct Silent;
+/// Hears nothing, late elements among it.
+pub(super) struct Silent;
 impl JobObserver for Silent {
     fn committed(&self, _stage: StageId, _epoch: u64, _metrics: Vec<Metric>) {}
     fn counted(&self, _epoch: u64, _metric: Metric) {}
@@ -112,6 +113,41 @@ pub(super) fn windowing() -> Windowing {
 
 fn kv(value: WireCoder) -> WireCoder {
     WireCoder::Kv(Box::new(WireCoder::Prefixed), Box::new(value))
+}
+
+/// A stage `count` that keeps a bag `n` for each key and window, and has a timer `end` at the end of the window.
+pub(in crate::dataflow) fn counting() -> Keyed {
+    Keyed {
+        states: vec![StateCell {
+            transform: "count".into(),
+            state: "n".into(),
+            kind: StateKind::Bag,
+            value: Some(WireCoder::Prefixed),
+            single_valued: false,
+            entries: None,
+        }],
+        timers: vec![TimerFamily {
+            transform: "count".into(),
+            family: "end".into(),
+            domain: TimeDomain::EventTime,
+            key: WireCoder::Prefixed,
+            window: WindowCoder::Interval,
+            on_window_expiration: false,
+        }],
+        time_sorted: false,
+    }
+}
+
+/// The topologies of all processes of a cluster in this one: of so many processes, one or two, with so many workers each.
+pub(in crate::dataflow) fn topologies((processes, workers): (usize, usize)) -> Vec<Topology> {
+    if processes == 1 {
+        return vec![Topology::single(workers)];
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let far = listener.accept().unwrap().0;
+    let topology = |process, sockets| Topology { process, processes, workers, sockets };
+    vec![topology(0, vec![None, Some(near)]), topology(1, vec![Some(far), None])]
 }
 
 pub(super) fn collection(name: &str, value: WireCoder) -> Collection {

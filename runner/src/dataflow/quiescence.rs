@@ -47,6 +47,33 @@ impl Watcher for Quiescence {
     }
 }
 
+/// For an operator that is about no work of its own: whether nothing is left but what stands at
+/// [`time::NOTHING_MORE`], on all workers, so that it may let go.
+pub(crate) struct End {
+    over: Rc<Cell<bool>>,
+    source: Activator,
+}
+
+impl End {
+    /// For an operator on the same worker, to be activated then.
+    pub(crate) fn new(source: Activator) -> End {
+        End { over: Rc::default(), source }
+    }
+
+    /// True once it may let go.
+    pub(crate) fn over(&self) -> Rc<Cell<bool>> {
+        Rc::clone(&self.over)
+    }
+}
+
+impl Watcher for End {
+    fn see(&mut self, everything: AntichainRef<'_, Moment>) {
+        if time::watermark(everything).is_none() && !self.over.replace(true) {
+            self.source.activate();
+        }
+    }
+}
+
 /// Is told how far everything is.
 pub(crate) trait Watcher: 'static {
     /// The frontier of all edges together has changed.

@@ -16,5 +16,5 @@ pub(crate) fn of_grouping(transform: &str) -> String {
 pub(crate) fn of_side_input(stage: &Stage, side_input: &SideInput) -> String {
     let transform = stage.transforms.iter().find(|(id, _)| *id == side_input.transform);
     let transform = transform.map_or(&side_input.transform, |(_, name)| name);
-    format!("side input {} of {transform}, as {:?}", side_input.local_name, side_input.access)
+    format!("side input {} of {transform}, as {}", side_input.local_name, side_input.access)
 }

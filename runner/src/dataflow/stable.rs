@@ -6,11 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::rc::Rc;
 
+use timely::dataflow::Scope;
+
+use super::Job;
 use super::carried::FrozenBatches;
 use super::queue::{EpochInput, InputQueue};
 use crate::element::Batch;
 use crate::memory::Budget;
+use crate::plan::Stage;
 use crate::time::Moment;
 
 /// See the module.
@@ -23,7 +28,21 @@ pub(crate) struct StableInput {
 }
 
 impl StableInput {
-    pub(crate) fn new(budget: &Budget) -> StableInput {
+    /// That of a stage's operator at `address`, which is activated when a checkpoint is durable; `None`: the stage asks
+    /// for none, or the job takes no checkpoints.
+    pub(crate) fn of(job: &Job, stage: &Stage, scope: Scope<'_, Moment>, address: &Rc<[usize]>) -> Option<StableInput> {
+        if !stage.stable_input || !job.checkpoints.are_on() {
+            return None;
+        }
+        let wake = scope.worker().sync_activator_for(address.to_vec());
+        job.checkpoints.on_change(move || {
+            // Fails only when the worker is gone.
+            let _ = wake.activate();
+        });
+        Some(StableInput::new(&job.budget))
+    }
+
+    fn new(budget: &Budget) -> StableInput {
         StableInput { budget: budget.clone(), new: BTreeMap::new(), saved: BTreeMap::new() }
     }
 
@@ -65,9 +84,41 @@ impl StableInput {
     }
 
     /// Where it is held, by an operator that is in `epoch`.
-    pub(crate) fn held(&self, epoch: u64) -> Option<Moment> {
-        let queues = self.new.values().chain(self.saved.values());
-        let watermark = queues.filter_map(|queue| queue.least()).map(|least| least.watermark).min()?;
-        Some(Moment { epoch, watermark })
+    pub(crate) fn held(&self, epoch: u64) -> impl Iterator<Item = Moment> {
+        // What was saved came before the border that the operator has stepped over since.
+        let saved = self.saved.values().map(move |queue| (epoch, queue));
+        let new = self.new.iter().map(move |(came, queue)| (epoch.max(*came), queue));
+        saved.chain(new).filter_map(|(epoch, queue)| Some(Moment { epoch, ..queue.least()? }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Timestamp;
+
+    fn moment(epoch: u64, watermark: i64) -> Moment {
+        Moment { epoch, watermark }
+    }
+
+    /// Each epoch's input is held at its own watermark: (3, 100) and (5, 50) hold nothing at (3, 50).
+    #[test]
+    fn what_came_in_an_epoch_is_held_in_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut stable = StableInput::new(&Budget::new(1 << 20, dir.path()));
+        let batch = |number: u32| Batch::new(number.to_be_bytes().to_vec().into(), [4], Timestamp(200));
+        for (number, moment) in [moment(3, 100), moment(5, 50), moment(3, 120)].into_iter().enumerate() {
+            stable.push(moment, batch(number as u32)).unwrap();
+        }
+        let held = |stable: &StableInput, epoch| stable.held(epoch).collect::<Vec<_>>();
+        assert_eq!(held(&stable, 3), [moment(3, 100), moment(5, 50)]);
+        // The operator goes over the border of checkpoint 4, which takes what came in epoch 3.
+        stable.save(4).unwrap();
+        assert_eq!(held(&stable, 4), [moment(4, 100), moment(5, 50)]);
+        assert_eq!(held(&stable, 6), [moment(6, 100), moment(6, 50)]);
+        let mut input = EpochInput::new(&Budget::new(1 << 20, dir.path()));
+        stable.go_on(4, 6, &mut input).unwrap();
+        assert_eq!(held(&stable, 6), [moment(6, 50)]);
+        assert_eq!(input.moments().collect::<Vec<_>>(), [moment(6, 100)]);
     }
 }

@@ -1,13 +1,12 @@
 //! Plans with very many branches, and very long ones.
 
-use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use super::proof::{Logic, collection, job, stage};
-use super::{Topology, run};
+use super::proof::{Logic, collection, job, stage, topologies};
+use super::run;
 use crate::element::WireCoder;
 use crate::plan::{CollectionId, Node, Plan, StageId, TestEvent, TestEvents};
 
@@ -45,17 +44,6 @@ fn long(stages: u32) -> Plan {
     }
     plan.nodes.pop();
     plan
-}
-
-fn topologies((processes, workers): (usize, usize)) -> Vec<Topology> {
-    if processes == 1 {
-        return vec![Topology::single(workers)];
-    }
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let far = listener.accept().unwrap().0;
-    let topology = |process, sockets| Topology { process, processes, workers, sockets };
-    vec![topology(0, vec![None, Some(near)]), topology(1, vec![Some(far), None])]
 }
 
 /// Runs a plan; every stage gets one bundle.

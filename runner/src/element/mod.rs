@@ -12,6 +12,8 @@ mod wire;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 pub use batch::Batch;
@@ -55,6 +57,26 @@ pub enum WireCoder {
     IntervalWindow,
     /// `custom_window`: eight bytes, then the window.
     CustomWindow(Box<WireCoder>),
+}
+
+/// In words, also those that saved state is described with: state is read only where it was written under the same.
+impl fmt::Display for WireCoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WireCoder::Prefixed => f.write_str("prefixed"),
+            WireCoder::Bool => f.write_str("bool"),
+            WireCoder::VarInt => f.write_str("varint"),
+            WireCoder::Double => f.write_str("double"),
+            WireCoder::Kv(key, value) => write!(f, "kv({key}, {value})"),
+            WireCoder::Iterable(element) => write!(f, "iterable({element})"),
+            WireCoder::StateBackedIterable(element) => write!(f, "state_backed_iterable({element})"),
+            WireCoder::Nullable(value) => write!(f, "nullable({value})"),
+            WireCoder::ShardedKey(key) => write!(f, "sharded_key({key})"),
+            WireCoder::GlobalWindow => f.write_str("global_window"),
+            WireCoder::IntervalWindow => f.write_str("interval_window"),
+            WireCoder::CustomWindow(window) => write!(f, "custom_window({window})"),
+        }
+    }
 }
 
 /// The hash that partitions keys between workers: XXH3, 64 bits, seed 0, of the encoded key. Saved state depends on it, so

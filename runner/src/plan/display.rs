@@ -7,13 +7,7 @@ use ferrobeam_proto::fn_execution::ProcessBundleDescriptor;
 use prost::Message;
 
 use super::{
-    Access, CollectionId, Node, Plan, SideInput, StageId, StateCell, StateKind, TestEvents, TimeDomain, TimerFamily,
-    WindowMapping,
-};
-use crate::element::WireCoder;
-use crate::windowing::{
-    Accumulation, ClosingBehavior, Merging, OnTimeBehavior, TimestampCombiner, TimestampTransform, Trigger,
-    WindowCoder, Windowing,
+    Access, CollectionId, Node, Plan, SideInput, StageId, StateCell, StateKind, TestEvents, TimerFamily, WindowMapping,
 };
 
 impl fmt::Display for Plan {
@@ -29,7 +23,7 @@ impl fmt::Display for Plan {
                     let how = if *bounded { "" } else { " as it comes" };
                     write!(f, "group \"{name}\"{how} {} -> {}", self.name(*input), self.name(*output))?;
                     write!(f, " in {windowing}")?;
-                    fmt_firing(windowing, f)?;
+                    windowing.firing().fmt(f)?;
                     match merge {
                         Some(stage) => {
                             writeln!(f, ", merged by")?;
@@ -134,25 +128,20 @@ impl Plan {
 
 impl fmt::Display for StateCell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            StateKind::Bag => "bag",
-            StateKind::Multimap if self.single_valued => "map",
-            StateKind::Multimap => "multimap",
-            StateKind::OrderedList => "ordered list",
-        };
-        write!(f, "{kind} \"{}\"", self.state)?;
+        if self.kind == StateKind::Multimap && self.single_valued {
+            f.write_str("map")?;
+        } else {
+            self.kind.fmt(f)?;
+        }
+        write!(f, " \"{}\"", self.state)?;
         self.value.as_ref().map_or(Ok(()), |value| write!(f, " of {value}"))
     }
 }
 
 impl fmt::Display for TimerFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let domain = match self.domain {
-            TimeDomain::EventTime => "event time",
-            TimeDomain::ProcessingTime => "processing time",
-        };
         let expiration = if self.on_window_expiration { ", when windows expire" } else { "" };
-        write!(f, "timer \"{}\" in {domain} of {}{expiration}", self.family, self.key)
+        write!(f, "timer \"{}\" in {} of {}{expiration}", self.family, self.domain, self.key)
     }
 }
 
@@ -160,97 +149,4 @@ impl fmt::Display for TimerFamily {
 fn urn(descriptor: &ProcessBundleDescriptor, id: &str) -> String {
     let urn = descriptor.transforms.get(id).and_then(|transform| transform.spec.as_ref()).map(|spec| spec.urn.as_str());
     urn.unwrap_or("?").trim_start_matches("beam:transform:").trim_end_matches(":v1").to_owned()
-}
-
-impl fmt::Display for WireCoder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WireCoder::Prefixed => f.write_str("prefixed"),
-            WireCoder::Bool => f.write_str("bool"),
-            WireCoder::VarInt => f.write_str("varint"),
-            WireCoder::Double => f.write_str("double"),
-            WireCoder::Kv(key, value) => write!(f, "kv({key}, {value})"),
-            WireCoder::Iterable(element) => write!(f, "iterable({element})"),
-            WireCoder::StateBackedIterable(element) => write!(f, "state_backed_iterable({element})"),
-            WireCoder::Nullable(value) => write!(f, "nullable({value})"),
-            WireCoder::ShardedKey(key) => write!(f, "sharded_key({key})"),
-            WireCoder::GlobalWindow => f.write_str("global_window"),
-            WireCoder::IntervalWindow => f.write_str("interval_window"),
-            WireCoder::CustomWindow(window) => write!(f, "custom_window({window})"),
-        }
-    }
-}
-
-impl fmt::Display for Windowing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.window_coder {
-            WindowCoder::Global => f.write_str("global windows")?,
-            WindowCoder::Interval => f.write_str("interval windows")?,
-            WindowCoder::Custom(window) => write!(f, "custom windows of {window}")?,
-        }
-        f.write_str(match self.merging {
-            Merging::None => "",
-            Merging::Sessions => ", sessions",
-            Merging::Custom => ", merging",
-        })?;
-        f.write_str(match self.timestamp_combiner {
-            TimestampCombiner::EndOfWindow => "",
-            TimestampCombiner::Latest => ", latest timestamp",
-            TimestampCombiner::Earliest => ", earliest timestamp",
-        })
-    }
-}
-
-/// What only a grouping cares about: which panes it fires. What is left unsaid is the default.
-fn fmt_firing(windowing: &Windowing, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    if windowing.trigger != Trigger::Default {
-        write!(f, ", trigger {}", windowing.trigger)?;
-    }
-    if windowing.accumulation == Accumulation::Accumulating {
-        f.write_str(", accumulating")?;
-    }
-    if windowing.allowed_lateness != 0 {
-        write!(f, ", {} ms late", windowing.allowed_lateness)?;
-    }
-    if windowing.closing == ClosingBehavior::EmitAlways {
-        f.write_str(", closing always")?;
-    }
-    if windowing.on_time == OnTimeBehavior::FireIfNonempty {
-        f.write_str(", on time if nonempty")?;
-    }
-    Ok(())
-}
-
-// No deeper than a decoded message nests.
-impl fmt::Display for Trigger {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |name: &str, triggers: &[Trigger], f: &mut fmt::Formatter<'_>| {
-            let triggers: Vec<_> = triggers.iter().map(Trigger::to_string).collect();
-            write!(f, "{name}({})", triggers.join(", "))
-        };
-        match self {
-            Trigger::AfterAll(all) => list("all", all, f),
-            Trigger::AfterAny(any) => list("any", any, f),
-            Trigger::AfterEach(each) => list("each", each, f),
-            Trigger::AfterEndOfWindow { early, late } => {
-                let part = |when: &str, part: &Option<Box<Trigger>>| part.as_ref().map(|it| format!("{when} {it}"));
-                let parts: Vec<_> = [part("early", early), part("late", late)].into_iter().flatten().collect();
-                write!(f, "end_of_window({})", parts.join(", "))
-            }
-            Trigger::AfterProcessingTime(steps) => {
-                let step = |step: &TimestampTransform| match step {
-                    TimestampTransform::Delay(delay) => format!("{delay} ms"),
-                    TimestampTransform::AlignTo { period, offset } => format!("to n * {period} + {offset} ms"),
-                };
-                write!(f, "processing_time({})", steps.iter().map(step).collect::<Vec<_>>().join(", "))
-            }
-            Trigger::AfterSynchronizedProcessingTime => f.write_str("synchronized_processing_time"),
-            Trigger::Default => f.write_str("default"),
-            Trigger::ElementCount(count) => write!(f, "count({count})"),
-            Trigger::Never => f.write_str("never"),
-            Trigger::Always => f.write_str("always"),
-            Trigger::OrFinally(main, finally) => write!(f, "or_finally({main}, {finally})"),
-            Trigger::Repeat(repeated) => write!(f, "repeat({repeated})"),
-        }
-    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Pure functions and values; no IO, no clock.
 
+mod display;
 mod interval;
 mod pane;
 mod trigger;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::element::{ElementError, WireCoder, get_varint};
 use crate::time::Timestamp;
 
+pub use display::Firing;
 pub use interval::{IntervalWindow, merge_sessions};
 pub use pane::{PaneInfo, Passed, Timing};
 pub use trigger::{DamagedState, Look, TriggerMachine, TriggerState};

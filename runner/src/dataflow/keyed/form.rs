@@ -30,7 +30,7 @@ fn cell_name(stage: &Stage, cell: &StateCell) -> CellName {
     CellName {
         transform: unique_name(stage, &cell.transform),
         cell: cell.state.clone(),
-        form: format!("{:?} of {value}{single}", cell.kind),
+        form: format!("{} of {value}{single}", cell.kind),
     }
 }
 
@@ -38,7 +38,7 @@ fn timer_name(stage: &Stage, family: &TimerFamily) -> CellName {
     CellName {
         transform: unique_name(stage, &family.transform),
         cell: family.family.clone(),
-        form: format!("timers in {:?}, keyed by {}, in windows of {:?}", family.domain, family.key, family.window),
+        form: format!("timers in {}, keyed by {}, in {}", family.domain, family.key, family.window),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use timely::dataflow::Scope;
 use timely::dataflow::operators::CapabilitySet;
@@ -12,6 +12,7 @@ use timely::progress::frontier::AntichainRef;
 
 use super::super::Job;
 use super::super::alarm::Alarm;
+use super::super::border_wait::BorderWait;
 use super::super::bundle_state::StageState;
 use super::super::bundles::{Bundles, Finished, Input, element_coder};
 use super::super::carried::{self, Carried, Share, TakenOver};
@@ -123,13 +124,7 @@ pub(crate) fn build<'scope>(
         Some(scope.index()),
         Rc::clone(&reporter),
     );
-    let stable = (plan.stable_input && job.checkpoints.are_on()).then(|| {
-        let wake = scope.worker().sync_activator_for(wake_address.to_vec());
-        job.checkpoints.on_change(move || {
-            let _ = wake.activate();
-        });
-        StableInput::new(&job.budget)
-    });
+    let stable = StableInput::of(job, plan, scope, &wake_address);
     let mut operator = KeyedOperator {
         stable,
         name: plan.name.clone(),
@@ -150,7 +145,7 @@ pub(crate) fn build<'scope>(
         ended: false,
         nothing_expires: false,
         pace: Pace::default(),
-        waits_for_border: None,
+        border_wait: BorderWait::default(),
         saver,
         reporter,
         alarm: Alarm::new(activator),
@@ -172,7 +167,7 @@ pub(crate) fn build<'scope>(
             let closed = gate.closed();
             let frontier = gate.frontier(frontiers[0].frontier());
             let busy = operator.visit(&mut gate, frontier.borrow(), closed);
-            gate.passed(operator.emissions.least());
+            gate.passed(operator.emissions.least().map(|held| held.watermark));
             busy || gate.is_busy()
         }
     });
@@ -209,8 +204,7 @@ struct KeyedOperator {
     /// Since the last change of the state no window expires.
     nothing_expires: bool,
     pace: Pace,
-    /// Since when the input has left the epoch that is worked on.
-    waits_for_border: Option<Instant>,
+    border_wait: BorderWait,
     saver: Saver,
     reporter: Rc<Reporter>,
     alarm: Alarm,
@@ -256,16 +250,16 @@ impl KeyedOperator {
     /// Takes over what was carried over the border that the job starts from.
     fn restore(&mut self, gate: &mut Gate) {
         let input = &mut self.input;
-        let mut taken = Ok(());
         let restored = carried::restore(&self.saver, Share::Keys(self.form.input()), |over: TakenOver| {
             let TakenOver { moment, batch, .. } = over;
             if gate.is_there() {
                 gate.push(moment, batch);
+                Ok(())
             } else {
-                taken = std::mem::replace(&mut taken, Ok(())).and_then(|()| input.carry(moment, batch));
+                input.carry(moment, batch)
             }
         });
-        if let Err(error) = restored.and(taken) {
+        if let Err(error) = restored {
             self.fail(&error.into());
         }
     }
@@ -348,8 +342,7 @@ impl KeyedOperator {
     /// Runs what is due and what has come, until a bundle is open, too much is not sent, or there is nothing to do.
     fn start(&mut self, gate: &mut Gate, frontier: AntichainRef<Moment>) -> Result<(), Fault> {
         while !self.bundles.busy() && !self.emissions.is_full() {
-            let stable = self.stable.as_ref().and_then(|stable| stable.held(self.epoch));
-            let stable = stable.map(|held| held.watermark);
+            let stable = self.stable.iter().flat_map(|stable| stable.held(self.epoch)).map(|held| held.watermark);
             let queued = self.input.least_watermark().into_iter().chain(stable).min();
             let least = time::watermark(frontier).map_or(i64::MAX, |watermark| watermark.0);
             // It never goes back: what was saved may be ahead of what the sources have said since.
@@ -385,23 +378,15 @@ impl KeyedOperator {
             border.save(head, carried.frozen(Some(self.state.freeze()?)));
         }
         self.epoch = next;
-        self.waits_for_border = None;
+        self.border_wait.end();
         Ok(())
     }
 
     /// Where a checkpoint waits for this stage for too long, what has not been begun goes over the border with it.
     fn approach_border(&mut self, frontier: AntichainRef<Moment>) -> Result<(), Fault> {
-        let reached = time::epoch(frontier).filter(|reached| *reached > self.epoch);
-        let Some(reached) = reached.filter(|_| self.job.checkpoints.are_on()) else {
-            self.waits_for_border = None;
-            return Ok(());
-        };
-        let since = *self.waits_for_border.get_or_insert_with(Instant::now);
-        let left = self.job.settings.carry_over_after.saturating_sub(since.elapsed());
-        if left.is_zero() {
+        let reached = time::epoch(frontier).unwrap_or(self.epoch);
+        if self.border_wait.is_too_long(&self.job, self.epoch, reached, &mut self.alarm) {
             self.input.move_on(reached)?;
-        } else {
-            self.alarm.set(left);
         }
         Ok(())
     }
@@ -464,8 +449,18 @@ impl KeyedOperator {
 
     /// The moment of what was held at `hold`: not before what the operator still holds, because late data holds nothing.
     fn held_at(&self, hold: Timestamp) -> Moment {
-        let watermark = self.emissions.least().map_or(hold.0, |least| hold.0.max(least));
+        let watermark = self.emissions.least_at(self.epoch).map_or(hold.0, |least| hold.0.max(least));
         Moment { epoch: self.epoch, watermark: watermark.min(NOTHING_MORE - 1) }
+    }
+
+    /// Where `hold` is held: at the moment at which its output will be sent, and in the epoch that the operator holds at its
+    /// least watermark, where that is a later one, so that no watermark passes `hold`.
+    fn holds(&self, hold: Timestamp) -> impl Iterator<Item = Moment> + use<> {
+        let least = self.emissions.least();
+        let later = least
+            .filter(|least| least.epoch > self.epoch)
+            .map(|least| Moment { epoch: least.epoch, watermark: hold.0.max(least.watermark).min(NOTHING_MORE - 1) });
+        std::iter::once(self.held_at(hold)).chain(later)
     }
 
     /// Buffered elements whose turn is before `time`, in order.
@@ -529,8 +524,8 @@ impl KeyedOperator {
     fn hold(&mut self, frontier: AntichainRef<Moment>) -> Result<(), Fault> {
         let timers = self.state.least_hold()?;
         let buffered = self.state.earliest_buffered()?;
-        let kept: Vec<Moment> = timers.into_iter().chain(buffered).map(|hold| self.held_at(hold)).collect();
-        let stable = self.stable.iter().filter_map(|stable| stable.held(self.epoch));
+        let kept: Vec<Moment> = timers.into_iter().chain(buffered).flat_map(|hold| self.holds(hold)).collect();
+        let stable = self.stable.iter().flat_map(|stable| stable.held(self.epoch));
         let input = frontier.iter().copied().chain(stable);
         self.emissions.hold(input.chain(self.bundles.moments()).chain(self.input.moments()).chain(kept));
         Ok(())

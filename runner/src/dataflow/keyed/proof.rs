@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::dataflow::proof::counting;
 use crate::dataflow::{Drain, Job, JobObserver, Settings, Topology, run};
 use crate::element::{Batch, ElementCoder, Outputs, TimerTimes, TimerView, WireCoder, encode_windowed_value};
 use crate::executor::{
@@ -15,10 +16,7 @@ use crate::executor::{
 };
 use crate::memory::Budget;
 use crate::metrics::Metric;
-use crate::plan::{
-    Collection, CollectionId, EnvironmentId, Keyed, Node, Plan, Port, Stage, StageId, StateCell, StateKind, TimeDomain,
-    TimerFamily,
-};
+use crate::plan::{Collection, CollectionId, EnvironmentId, Keyed, Node, Plan, Port, Stage, StageId};
 use crate::time::Timestamp;
 use crate::windowing::{IntervalWindow, Merging, WindowCoder, Windowing};
 
@@ -209,25 +207,6 @@ fn stage(name: &str, input: u32, outputs: &[u32], keyed: Option<Keyed>) -> Stage
 
 /// Impulse, a stage that makes elements, one that counts them by key and window, one that notes the counts.
 fn plan() -> Plan {
-    let keyed = Keyed {
-        states: vec![StateCell {
-            transform: "count".into(),
-            state: "n".into(),
-            kind: StateKind::Bag,
-            value: Some(WireCoder::Prefixed),
-            single_valued: false,
-            entries: None,
-        }],
-        timers: vec![TimerFamily {
-            transform: "count".into(),
-            family: "end".into(),
-            domain: TimeDomain::EventTime,
-            key: WireCoder::Prefixed,
-            window: WindowCoder::Interval,
-            on_window_expiration: false,
-        }],
-        time_sorted: false,
-    };
     let collection = |name: &str, value: WireCoder, window: WindowCoder| Collection {
         name: name.into(),
         value,
@@ -246,7 +225,11 @@ fn plan() -> Plan {
             Node::Stage(StageId(1)),
             Node::Stage(StageId(2)),
         ],
-        stages: vec![stage("make", 0, &[1], None), stage("count", 1, &[2], Some(keyed)), stage("note", 2, &[], None)],
+        stages: vec![
+            stage("make", 0, &[1], None),
+            stage("count", 1, &[2], Some(counting())),
+            stage("note", 2, &[], None),
+        ],
         environments: vec![],
     }
 }

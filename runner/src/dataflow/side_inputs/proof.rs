@@ -1,15 +1,13 @@
 //! Side inputs that grow, driven event by event by TestStreams, with several workers and processes.
 
 use std::collections::BTreeMap;
-use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use bytes::Bytes;
 
-use super::super::cluster::Topology;
-use super::super::proof::{collection, job as proof_job, stage};
+use super::super::proof::{collection, job as proof_job, stage, topologies};
 use super::super::{Job, run};
 use crate::element::{Batch, ElementCoder, Outputs, WireCoder, encode_windowed_value};
 use crate::executor::{
@@ -233,18 +231,6 @@ fn plan(events: Vec<TestEvent>, trigger: Trigger) -> Plan {
         stages,
         environments: vec![],
     }
-}
-
-/// The topologies of all processes of a cluster in this one.
-fn topologies((processes, workers): (usize, usize)) -> Vec<Topology> {
-    if processes == 1 {
-        return vec![Topology::single(workers)];
-    }
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let far = listener.accept().unwrap().0;
-    let topology = |process, sockets| Topology { process, processes, workers, sockets };
-    vec![topology(0, vec![None, Some(near)]), topology(1, vec![Some(far), None])]
 }
 
 /// Runs the plan; `expected` is what the reading stages see, in groups whose order within does not matter.

@@ -37,7 +37,8 @@ pub(crate) struct Tables {
 /// What a saved table is written for: of another form it is not read.
 pub(crate) fn form_of_side_input(job: &Job, collection: CollectionId, access: Access) -> String {
     let collection = &job.plan.collections[collection.0 as usize];
-    format!("{access:?} of {}, windowed: {:?}", collection.value, collection.windowing)
+    let windowing = &collection.windowing;
+    format!("{access} of {}, in {windowing}{}", collection.value, windowing.firing())
 }
 
 impl Tables {
@@ -60,7 +61,7 @@ impl Tables {
             } else {
                 let name = saved_names::of_side_input(stage, side_input);
                 let windowing = collection.windowing.clone();
-                let store = format!("side-input-{}-{access:?}", id.0);
+                let store = format!("side-input-{}-{access}", id.0);
                 let restored = job.checkpoints.restore().and_then(|restore| restore.of(&name).first());
                 names.insert((id, access), name);
                 Table::Growing(Arc::new(match restored {

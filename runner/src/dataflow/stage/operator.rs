@@ -12,6 +12,7 @@ use timely::progress::frontier::AntichainRef;
 
 use super::super::Job;
 use super::super::alarm::Alarm;
+use super::super::border_wait::BorderWait;
 use super::super::bundle_state::StageState;
 use super::super::bundles::{Bundles, Finished, HandedBack};
 use super::super::carried::{self, Carried, Share, TakenOver};
@@ -73,13 +74,7 @@ pub(crate) fn build<'scope>(
     let in_turn = plan.splittable && unbounded;
     let of_stage = bundles(stage).reading(state.references(job, stage));
     let flow = flow.waking(scope.worker().sync_activator_for(address.to_vec()));
-    let stable = (plan.stable_input && !plan.splittable && job.checkpoints.are_on()).then(|| {
-        let wake = scope.worker().sync_activator_for(address.to_vec());
-        job.checkpoints.on_change(move || {
-            let _ = wake.activate();
-        });
-        StableInput::new(&job.budget)
-    });
+    let stable = if plan.splittable { None } else { StableInput::of(job, plan, scope, &address) };
     let mut operator = StageOperator {
         stable,
         name: plan.name.clone(),
@@ -96,7 +91,7 @@ pub(crate) fn build<'scope>(
         alarm: Alarm::new(activator),
         epoch: saver.first_epoch(),
         reached: saver.first_epoch(),
-        waits_for_border: None,
+        border_wait: BorderWait::default(),
         saver,
         reporter,
         failed: false,
@@ -117,7 +112,7 @@ pub(crate) fn build<'scope>(
             let closed = gate.closed();
             let frontier = gate.frontier(frontiers[0].frontier());
             let busy = operator.visit(&mut gate, frontier.borrow(), closed);
-            gate.passed(operator.emissions.least());
+            gate.passed(operator.emissions.least().map(|held| held.watermark));
             busy || gate.is_busy()
         }
     });
@@ -147,8 +142,7 @@ struct StageOperator {
     epoch: u64,
     /// The epoch that the input has reached.
     reached: u64,
-    /// Since when the input has left the epoch that is worked on.
-    waits_for_border: Option<Instant>,
+    border_wait: BorderWait,
     saver: Saver,
     reporter: Rc<Reporter>,
     alarm: Alarm,
@@ -159,17 +153,16 @@ impl StageOperator {
     /// Takes over what was carried over the border that the job starts from.
     fn restore(&mut self, gate: &mut Gate) {
         let (input, pauses) = (&mut self.input, &mut self.pauses);
-        let mut taken = Ok(());
         let restored = carried::restore(&self.saver, Share::Elements, |over: TakenOver| {
             let TakenOver { moment, due, batch } = over;
             match due {
                 Some(due) => pauses.add(Paused { due, moment, element: batch }),
                 None if gate.is_there() => gate.push(moment, batch),
-                None => taken = std::mem::replace(&mut taken, Ok(())).and_then(|()| input.carry(moment, batch)),
+                None => return input.carry(moment, batch),
             }
+            Ok(())
         });
         self.check(restored);
-        self.check(taken);
     }
 
     /// Takes input that no bundle has seen. `waited`: it came in an earlier epoch, and had to wait.
@@ -369,25 +362,17 @@ impl StageOperator {
             }
         }
         self.epoch = next;
-        self.waits_for_border = None;
+        self.border_wait.end();
         self.pauses.move_on(next);
     }
 
     /// Where a checkpoint waits for this stage for too long, what has not been begun goes over the border with it.
     fn approach_border(&mut self) {
-        if !self.job.checkpoints.are_on() || self.reached <= self.epoch {
-            self.waits_for_border = None;
-            return;
-        }
-        let since = *self.waits_for_border.get_or_insert_with(Instant::now);
-        let left = self.job.settings.carry_over_after.saturating_sub(since.elapsed());
-        if left.is_zero() {
+        if self.border_wait.is_too_long(&self.job, self.epoch, self.reached, &mut self.alarm) {
             let moved = self.input.move_on(self.reached);
             self.check(moved);
             let moved = self.truncation.as_mut().map_or(Ok(()), |truncation| truncation.move_on(self.reached));
             self.check(moved);
-        } else {
-            self.alarm.set(left);
         }
     }
 
@@ -396,7 +381,7 @@ impl StageOperator {
         if !self.bundles.busy() {
             return;
         }
-        let at_border = self.waits_for_border.is_some();
+        let at_border = self.border_wait.is_on();
         let next = if !self.pace.splittable {
             let age = if at_border { self.job.settings.carry_over_after.min(2 * SLOW) } else { 2 * SLOW };
             self.bundles.split_older(age, 0.0)
@@ -418,7 +403,7 @@ impl StageOperator {
             return;
         }
         let whole = self.truncation.iter().flat_map(Truncation::moments);
-        let stable = self.stable.iter().filter_map(|stable| stable.held(self.epoch));
+        let stable = self.stable.iter().flat_map(|stable| stable.held(self.epoch));
         let input = frontier.iter().copied().chain(stable);
         self.emissions.hold(
             input.chain(self.bundles.moments()).chain(self.input.moments()).chain(whole).chain(self.pauses.moments()),

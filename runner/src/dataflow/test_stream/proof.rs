@@ -1,7 +1,6 @@
 //! Properties of TestStreams, with 1, 2 and 4 workers and with two processes.
 
 use std::collections::BTreeMap;
-use std::net::{TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -16,7 +15,7 @@ use timely::worker::Worker;
 
 use super::super::cluster::{self, Topology};
 use super::super::edge::moment;
-use super::super::proof::{Logic, collection, job as proof_job, stage};
+use super::super::proof::{Logic, collection, job as proof_job, stage, topologies};
 use super::super::{JobFailure, quiescence, run};
 use super::*;
 use crate::clock::Clock;
@@ -43,18 +42,6 @@ fn watermark(tag: &str, to: i64) -> TestEvent {
 
 fn number(element: &[u8]) -> u8 {
     element[element.len() - 1]
-}
-
-/// The topologies of all processes of a cluster in this one.
-fn topologies((processes, workers): (usize, usize)) -> Vec<Topology> {
-    if processes == 1 {
-        return vec![Topology::single(workers)];
-    }
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let far = listener.accept().unwrap().0;
-    let topology = |process, sockets| Topology { process, processes, workers, sockets };
-    vec![topology(0, vec![None, Some(near)]), topology(1, vec![Some(far), None])]
 }
 
 fn play(plan: &Plan, logic: &Arc<Logic>, shape: (usize, usize)) -> Result<(), JobFailure> {

@@ -130,7 +130,7 @@ pub(crate) fn build<'scope>(
 
 /// What the state of a grouping is written for: of another form it is not read.
 pub(crate) fn form(input: &ElementCoder, windowing: &Windowing) -> String {
-    format!("{}, windowed: {windowing:?}", input.value)
+    format!("{}, in {windowing}{}", input.value, windowing.firing())
 }
 
 /// The engine on the store that the job starts with.

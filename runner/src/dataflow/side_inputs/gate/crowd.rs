@@ -95,7 +95,7 @@ impl Crowd {
 
     /// Adds a batch of `window`; true if the window was not here.
     pub(super) fn push(&mut self, window: &Bytes, moment: Moment, batch: &Batch) -> io::Result<bool> {
-        self.epoch = if self.windows.is_empty() { moment.epoch } else { self.epoch.min(moment.epoch) };
+        self.epoch = self.held().map_or(moment, |held| held.of_both(moment)).epoch;
         let sequence = self.next;
         self.next += 1;
         let before = self.windows.get(window).copied();

@@ -66,8 +66,7 @@ impl Waiting {
     /// Adds a batch of `window`; true if nothing waited for that before.
     pub(super) fn push(&mut self, window: &Bytes, moment: Moment, batch: Batch) -> io::Result<bool> {
         if let Some(Queue { queue, held }) = self.queues.get_mut(window) {
-            held.epoch = held.epoch.min(moment.epoch);
-            held.watermark = held.watermark.min(moment.watermark);
+            *held = held.of_both(moment);
             queue.push(moment, batch)?;
             return Ok(false);
         }
@@ -156,7 +155,10 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use proptest::prelude::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use timely::progress::Antichain;
 
     use super::*;
     use crate::element::BatchBuilder;
@@ -301,5 +303,65 @@ mod tests {
             take(&mut waiting, window);
         }
         assert!(waiting.is_empty());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push { window: u32, epoch: u64, watermark: i64 },
+        Release(u32),
+        Discard(u32),
+        Lift(u64),
+        Take,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..6u32, 0..6u64, 0..6i64)
+                .prop_map(|(window, epoch, watermark)| Step::Push { window, epoch, watermark }),
+            2 => (0..6u32).prop_map(Step::Release),
+            1 => (0..6u32).prop_map(Step::Discard),
+            1 => (0..8u64).prop_map(Step::Lift),
+            2 => Just(Step::Take),
+        ]
+    }
+
+    proptest! {
+        /// What goes on goes on at a moment that the operator holds, and no watermark passes what waits: also where
+        /// moments cannot be compared, in queues and in the crowd.
+        #[test]
+        fn what_waits_is_held(steps in proptest::collection::vec(step(), 0..60)) {
+            let dir = tempfile::tempdir().unwrap();
+            let open = Box::new(|| Ok(Box::<MemoryStore>::default() as Box<dyn Store>));
+            let mut waiting = Waiting::new(&Budget::new(0, dir.path()), 2, open, None);
+            // What the operator's capabilities stand at: what was held, and what comes while it comes.
+            let mut held = Antichain::new();
+            for (number, step) in (0..).zip(steps) {
+                match step {
+                    Step::Push { window, epoch, watermark } => {
+                        let mut batch = BatchBuilder::default();
+                        batch.push(&element(window, number), Timestamp(watermark));
+                        let came = Moment { epoch, watermark };
+                        held.extend([came]);
+                        waiting.push(&name(window), came, batch.finish()).unwrap();
+                        waiting.flush().unwrap();
+                    }
+                    Step::Release(window) => waiting.release(&name(window)),
+                    Step::Discard(window) => waiting.discard(&name(window)).unwrap(),
+                    Step::Lift(epoch) => waiting.lift(epoch),
+                    Step::Take => {
+                        for Passed { moment, batch, .. } in waiting.take().unwrap().into_iter().flatten() {
+                            prop_assert!(held.less_equal(&moment), "{moment:?} is sent, {held:?} is held");
+                            prop_assert!(held.iter().any(|held| Timestamp(held.watermark) <= batch.min_timestamp()));
+                        }
+                    }
+                }
+                let mut holds = Antichain::new();
+                for moment in waiting.held() {
+                    prop_assert!(held.less_equal(&moment), "{moment:?} is to be held, {held:?} is");
+                    holds.extend([moment]);
+                }
+                held = holds;
+            }
+        }
     }
 }
