@@ -1,4 +1,4 @@
-//! Generates the control protocol between the job service, its agents and its job processes.
+//! Generates the control protocol between the job service, its agents and its job processes, and what a service stores.
 //!
 //! `protox` compiles it, so that no machine needs a `protoc`. Beam's own types in it are those of `ferrobeam-proto`.
 
@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new(["proto", "../proto/beam"])?;
     compiler.include_imports(true).include_source_info(true);
     compiler.open_file("ferrobeam/control/v1/control.proto")?;
+    compiler.open_file("ferrobeam/store/v1/job.proto")?;
     tonic_prost_build::configure()
         .bytes(".")
         .btree_map(".")

@@ -196,6 +196,78 @@ class Durable(unittest.TestCase):
     context = self.context('state', count=800)
     self.assert_went_on(self.run_killed(context, *self.service.process_environment(), times=2))
 
+  # The service itself.
+
+  def test_service(self):
+    context = self.context('state', 'windows', 'side')
+    job = self.job(context.build, context)
+    for at in range(3):
+      context.hold(at + 1, 4)
+      self.assertTrue(job.worked(job.random.randint(0, 8), checkpoints=1))
+      self.service.kill()
+      job.kills += 1
+      self.service.start()
+      self.service.wait()
+    self.check(job, context)
+    self.assertEqual(job.states(), ['STOPPED', 'STARTING', 'RUNNING', 'DONE'])
+    self.assertIn('the job service that had the job is gone, and this one goes on with it', job.messages())
+    self.assert_went_on(job)
+    count = len(context.parts) * context.count
+    self.assertEqual(job.counters('remembered'), [[count], [count]])
+
+  def test_service_that_is_stopped_leaves_its_jobs_to_the_next(self):
+    context = self.context('state', count=800)
+    job = self.job(context.build, context)
+    context.hold(1, 2)
+    self.assertTrue(job.worked(2, checkpoints=1))
+    self.service.terminate()
+    job.kills += 1
+    self.assertIn('jobs stay, for the next service', self.service.log.read_text())
+    self.service.start()
+    self.service.wait()
+    self.check(job, context)
+    self.assertEqual(job.states(), ['STOPPED', 'STARTING', 'RUNNING', 'DONE'])
+
+  def test_second_service_goes_on(self):
+    second = service.Service(storage=self.service.storage)
+    self.addCleanup(second.stop)
+    context = self.context('state', 'windows')
+    job = self.job(context.build, context)
+    context.hold(1, 3)
+    self.assertTrue(job.worked(2, checkpoints=2))
+    self.assertFalse(second.is_listening(), 'two services have the jobs')
+    self.service.kill()
+    second.wait()
+    job.kills += 1
+    job.move(second)
+    context.hold(2, 3)
+    self.assertTrue(job.worked(2, checkpoints=1))
+    # The first comes back, and waits for the second.
+    self.service.start()
+    self.assertTrue(job.worked(0, checkpoints=3))
+    self.assertFalse(self.service.is_listening(), 'two services have the jobs')
+    self.check(job, context)
+    self.assert_went_on(job)
+
+  def test_service_that_slept_is_replaced(self):
+    """What it does when it wakes changes nothing: the second has the jobs."""
+    second = service.Service(storage=self.service.storage)
+    self.addCleanup(second.stop)
+    context = self.context('state', 'windows')
+    job = self.job(context.build, context)
+    context.hold(1, 3)
+    self.assertTrue(job.worked(2, checkpoints=1))
+    self.service.pause()
+    second.wait()
+    job.kills += 1
+    job.move(second)
+    context.hold(2, 3)
+    self.assertTrue(job.worked(2, checkpoints=1))
+    self.service.wake()
+    self.assertEqual(self.service.ends(), 1)
+    self.assertIn('the service has ended, and its jobs go on elsewhere', self.service.log.read_text())
+    self.check(job, context)
+
   # What waits for checkpoints.
 
   def test_finalization(self):

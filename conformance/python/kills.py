@@ -2,8 +2,10 @@
 import logging
 import random
 
+import grpc
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_job_api_pb2
+from apache_beam.portability.api import beam_job_api_pb2_grpc
 
 import service
 
@@ -31,6 +33,17 @@ class Job:
     self.kills = 0
 
   # pylint: disable=protected-access
+
+  def move(self, serving):
+    """Another service has the job now."""
+    self.service = serving
+    self.result._job_service = beam_job_api_pb2_grpc.JobServiceStub(grpc.insecure_channel(serving.endpoint))
+
+  def states(self):
+    """The states that the job has been in, when it is over."""
+    request = beam_job_api_pb2.GetJobStateRequest(job_id=self.result._job_id)
+    stream = self.result._job_service.GetStateStream(request)
+    return [beam_job_api_pb2.JobState.Enum.Name(each.state) for each in stream]
 
   def state(self):
     """Where the job is now."""

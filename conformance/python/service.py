@@ -104,24 +104,58 @@ def wait_for(what, value, limit=LIMIT):
 
 
 class Service:
-  """`ferrobeam serve` in a folder of its own, with a storage of checkpoints there."""
+  """`ferrobeam serve` in a folder of its own, with a storage of jobs and checkpoints there, or in that of another."""
 
-  def __init__(self, *flags):
+  def __init__(self, *flags, storage=None):
     self._temporary = tempfile.TemporaryDirectory(prefix='ferrobeam-durable-')
     self.folder = pathlib.Path(self._temporary.name)
-    self.storage = self.folder / 'checkpoints'
-    self.storage.mkdir()
+    self.storage = storage or self.folder / 'checkpoints'
+    self.storage.mkdir(exist_ok=True)
     (self.folder / 'temp').mkdir()
     port = free_port()
     self.endpoint = 'localhost:%d' % port
-    command = [os.environ['FERROBEAM'], 'serve', '--job-port=%d' % port, '--artifact-port=0', '--expansion-port=0']
-    command += ['--checkpoint-storage=file://%s' % self.storage, '--temp-dir=%s' % (self.folder / 'temp')]
+    self._command = [os.environ['FERROBEAM'], 'serve', '--job-port=%d' % port, '--artifact-port=0', '--expansion-port=0']
+    self._command += ['--checkpoint-storage=file://%s' % self.storage, '--temp-dir=%s' % (self.folder / 'temp')]
+    self._command += flags
     self.log = self.folder / 'log'
-    with self.log.open('w') as log:
-      self._process = started(command + list(flags), stdout=log, stderr=subprocess.STDOUT)
-    wait_for('the service', lambda: listens(self._process.pid))
+    self.start()
+    if not storage:
+      self.wait()
+
+  def start(self):
+    """Starts it, or starts it again. One on the storage of another waits for that one's end before it listens."""
+    with self.log.open('a') as log:
+      self._process = started(self._command, stdout=log, stderr=subprocess.STDOUT)
+
+  def wait(self):
+    wait_for('the service', lambda: self.check_alive() or listens(self._process.pid))
+
+  def is_listening(self):
+    return listens(self._process.pid)
+
+  def kill(self):
+    """Kills it. Its job processes end by themselves."""
+    self._process.kill()
+    self._process.wait()
+
+  def pause(self):
+    """Stops it as a machine does that is suspended. Its job processes run on."""
+    self._process.send_signal(signal.SIGSTOP)
+
+  def wake(self):
+    self._process.send_signal(signal.SIGCONT)
+
+  def ends(self):
+    """Its exit status, when it has ended."""
+    return self._process.wait(LIMIT)
+
+  def terminate(self):
+    """Asks it to end."""
+    self._process.terminate()
+    self.ends()
 
   def stop(self):
+    self.wake()
     self._process.terminate()
     try:
       self._process.wait(60)
@@ -131,6 +165,7 @@ class Service:
     self._temporary.cleanup()
 
   def check_alive(self):
+    """Fails if it has ended."""
     assert self._process.poll() is None, 'the service ended: %s' % self.log.read_text()[-1500:]
 
   def workers(self):

@@ -4,8 +4,9 @@
 //! on [`agent`]s, and each job runs in [`process`]es of its own, which talk to the service over [`control`]. What a job
 //! does with its plan is `ferrobeam-runner`'s business, and how it talks to SDK harnesses `ferrobeam-harness-bridge`'s.
 //!
-//! Failure model. Nothing that a client sends, a job does or a job process suffers ends the service or another job. The
-//! service itself keeps no durable record yet: when it goes, its jobs go.
+//! Failure model. Nothing that a client sends, a job does or a job process suffers ends the service or another job. A
+//! service with a storage keeps its jobs there, and the next one goes on with them ([`recovery`]); of one without, the
+//! jobs go with it.
 
 pub mod agent;
 pub mod api;
@@ -17,6 +18,7 @@ mod metrics;
 pub mod options;
 pub mod planning;
 pub mod process;
+pub mod recovery;
 mod serve;
 pub mod supervisor;
 mod temporary;

@@ -19,12 +19,14 @@ use tonic::transport::server::TcpIncoming;
 use crate::agent::{Agent, AgentConfig};
 use crate::api::JobApi;
 use crate::artifacts::{Retrieval, RetrievalGrants, StagingService, Store, StoreError};
+use crate::checkpoint::{Options, Storage};
 use crate::control::v1::control_server::ControlServer;
 use crate::control::v1::savepoints_server::SavepointsServer;
 use crate::control::{ControlService, SavepointService};
 use crate::job::{Jobs, Retention};
 use crate::options::StateBackend;
-use crate::supervisor::{Agents, CheckpointStorage, Supervisor, SupervisorConfig};
+use crate::recovery::{self, Election, JobStore, SaveError, Term};
+use crate::supervisor::{Agents, CheckpointStorage, Records, Supervisor, SupervisorConfig};
 use crate::temporary::{TempError, TempRoot};
 
 /// How a job service is set up. [`ServiceConfig::default`] listens on free ports of the loopback address.
@@ -41,8 +43,11 @@ pub struct ServiceConfig {
     pub advertised_host: Option<String>,
     /// Where artifacts are kept; `None`: in a temporary folder, removed at the end.
     pub artifacts_dir: Option<PathBuf>,
-    /// URL of the storage for checkpoints; `None`: a temporary folder, which goes with the service.
+    /// URL of the storage for checkpoints, and for the jobs themselves, which the next service on it goes on with; `None`:
+    /// a temporary folder, which goes with the service, as its jobs do.
     pub checkpoint_storage: Option<String>,
+    /// Another service on the storage takes over from this one when it has not heard of it for so long.
+    pub term: Duration,
     /// Where temporary folders are made; `None`: where the system says.
     pub temp_dir: Option<PathBuf>,
     /// What agents from other machines have to show; `None`: there are none.
@@ -71,6 +76,7 @@ impl Default for ServiceConfig {
             advertised_host: None,
             artifacts_dir: None,
             checkpoint_storage: None,
+            term: recovery::TERM,
             temp_dir: None,
             join_token: None,
             capacity: 64,
@@ -135,6 +141,9 @@ pub enum ServeError {
     /// The storage of checkpoints cannot be opened.
     #[error("the storage of checkpoints: {0}")]
     Checkpoints(#[from] crate::checkpoint::OpenError),
+    /// The jobs of an earlier service cannot be taken over.
+    #[error("the jobs in the storage cannot be taken over: {0}")]
+    Recovery(#[from] SaveError),
     /// No folder for checkpoints can be made.
     #[error("a folder for checkpoints cannot be made: {0}")]
     CheckpointFolder(#[source] std::io::Error),
@@ -151,13 +160,76 @@ pub struct Service {
     stop: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
     agent: Option<(JoinHandle<()>, mpsc::UnboundedSender<crate::agent::Order>)>,
+    leading: Option<Leading>,
     _temp: TempRoot,
 }
 
+/// Of a service whose jobs outlive it.
+#[derive(Debug)]
+struct Leading {
+    storage: Storage,
+    /// Whether another service has the jobs, and why that is known.
+    replaced: watch::Sender<Option<String>>,
+    resign: watch::Sender<bool>,
+    keeping: JoinHandle<()>,
+}
+
+impl Leading {
+    /// Waits until this service leads those on its storage.
+    async fn begin(url: &str, endpoint: String, term: Duration) -> Result<Leading, ServeError> {
+        let storage = Storage::open(url, &Options::of_environment())?;
+        let election = Election::new(storage.clone(), Term::of_this_process(endpoint), term);
+        let leadership = election.win(|other| {
+            tracing::info!(
+                "the service at {} has the jobs in {url}: this one waits, and goes on with them when that one is gone",
+                other.endpoint
+            );
+        });
+        let leadership = leadership.await?;
+        let (replaced, resign) = (watch::Sender::new(None), watch::Sender::new(false));
+        let (tell, resigned) = (replaced.clone(), resign.subscribe());
+        let keeping = tokio::spawn(async move {
+            if let Some(why) = leadership.keep(resigned).await {
+                tell.send_replace(Some(why));
+            }
+        });
+        Ok(Leading { storage, replaced, resign, keeping })
+    }
+
+    /// Lets the next service begin at once.
+    async fn resign(self) {
+        self.resign.send_replace(true);
+        let _ = self.keeping.await;
+    }
+}
+
 impl Service {
-    /// Starts it. It serves when this returns.
+    /// Starts it. It serves when this returns. One with a storage first waits until no other service has the jobs there.
     pub async fn start(config: ServiceConfig) -> Result<Service, ServeError> {
         let ip = resolve(&config.host).await?;
+        let leading = match &config.checkpoint_storage {
+            Some(url) if config.supervisor.checkpoints.is_none() => {
+                let endpoint = host_port(&advertised_host(&config, ip), config.job_port);
+                Some(Leading::begin(url, endpoint, config.term).await?)
+            }
+            _ => None,
+        };
+        match (Service::start_leading(config, ip, leading.as_ref()).await, leading) {
+            (Ok(service), leading) => Ok(Service { leading, ..service }),
+            (Err(error), leading) => {
+                if let Some(leading) = leading {
+                    leading.resign().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_leading(
+        config: ServiceConfig,
+        ip: IpAddr,
+        leading: Option<&Leading>,
+    ) -> Result<Service, ServeError> {
         let job = listen(ip, config.job_port, "job-port").await?;
         let artifact = listen(ip, config.artifact_port, "artifact-port").await?;
         let (job, job_address) = job;
@@ -184,8 +256,16 @@ impl Service {
         let jobs = Arc::new(Jobs::new(config.retention));
         let grants = Arc::new(RetrievalGrants::default());
         let agents = Arc::new(Agents::default());
-        let supervisor = Supervisor::new(supervised, Arc::clone(&jobs), agents, Arc::clone(&grants));
+        let mut supervisor = Supervisor::new(supervised, Arc::clone(&jobs), agents, Arc::clone(&grants));
+        let recorded =
+            leading.map(|leading| (Arc::new(JobStore::new(leading.storage.clone(), store.clone())), leading));
+        if let Some((records, leading)) = &recorded {
+            supervisor = supervisor.recording(Records::new(Arc::clone(records), leading.replaced.clone()));
+        }
         let supervisor = Arc::new(supervisor);
+        if let Some((records, _)) = recorded {
+            go_on(&supervisor, &records).await?;
+        }
         let api =
             JobApi::new(Arc::clone(&jobs), Arc::clone(&supervisor), host_port(&advertised, artifact_address.port()));
         let staging = StagingService::new(Arc::clone(&jobs), store.clone());
@@ -212,7 +292,18 @@ impl Service {
             };
             start_agent(own, config.capacity, &supervisor)
         });
-        Ok(Service { job_address, artifact_address, endpoint, jobs, supervisor, stop, servers, agent, _temp: temp })
+        Ok(Service {
+            job_address,
+            artifact_address,
+            endpoint,
+            jobs,
+            supervisor,
+            stop,
+            servers,
+            agent,
+            leading: None,
+            _temp: temp,
+        })
     }
 
     /// Where the Job API listens.
@@ -240,9 +331,22 @@ impl Service {
         &self.supervisor
     }
 
-    /// Cancels all jobs, ends all processes, and removes what is temporary.
+    /// Returns when another service has the jobs, with why that is known. This one is to be stopped then.
+    pub async fn replaced(&self) -> String {
+        let Some(leading) = &self.leading else { return std::future::pending().await };
+        let mut replaced = leading.replaced.subscribe();
+        let why = replaced.wait_for(Option::is_some).await;
+        why.ok().and_then(|why| why.clone()).unwrap_or_default()
+    }
+
+    /// Ends all processes, and removes what is temporary. Jobs are cancelled, unless there is a storage in which the next
+    /// service finds them.
     pub async fn stop(mut self) {
-        self.supervisor.stop().await;
+        match &self.leading {
+            None => self.supervisor.stop().await,
+            Some(leading) if leading.replaced.borrow().is_some() => self.supervisor.abandon(),
+            Some(_) => self.supervisor.suspend().await,
+        }
         if let Some((agent, orders)) = self.agent.take() {
             drop(orders);
             for id in self.supervisor.agents().ids() {
@@ -257,7 +361,30 @@ impl Service {
                 server.abort();
             }
         }
+        if let Some(leading) = self.leading.take() {
+            leading.resign().await;
+        }
     }
+}
+
+/// Takes the jobs over that an earlier service left.
+async fn go_on(supervisor: &Arc<Supervisor>, records: &JobStore) -> Result<(), ServeError> {
+    let (jobs, bad) = records.load().await?;
+    for error in bad {
+        tracing::error!(%error, "a job in the storage cannot be read, and is left as it is");
+    }
+    let mut going_on = 0;
+    for job in jobs {
+        let id = job.id.clone();
+        going_on += usize::from(job.end.is_none());
+        if let Err(error) = supervisor.resume(job).await {
+            tracing::error!(job = %id, %error, "a job cannot be taken over, and is left as it is");
+        }
+    }
+    if going_on > 0 {
+        tracing::info!("going on with {going_on} jobs of an earlier service");
+    }
+    Ok(())
 }
 
 fn start_agent(

@@ -20,10 +20,10 @@ use super::name;
 use super::state::JavaClient;
 use super::streams::{self, Replies};
 use crate::artifacts::Staging;
-use crate::job::{Importance, Job, JobId, Jobs, Message, Preparation, PreparationId, RunError, Submission};
-use crate::options::{self, Remark};
+use crate::job::{Job, JobId, Jobs, Preparation, PreparationId, RunError, Submission};
+use crate::planning::Understood;
 use crate::supervisor::Supervisor;
-use crate::{metrics, planning};
+use crate::{metrics, options, planning};
 
 /// See the module.
 #[derive(Debug)]
@@ -80,7 +80,11 @@ impl JobService for JobApi {
         })?;
         let job_id = job.id().to_string();
         let ends = !preparation.plan.is_unbounded() || preparation.plan.is_test_driven();
-        self.supervisor.start(Arc::clone(&job), *preparation);
+        let (supervisor, started) = (Arc::clone(&self.supervisor), Arc::clone(&job));
+        // Carried to its end, whether the client waits for it or not.
+        let running = tokio::spawn(async move { supervisor.run_recorded(started, *preparation).await });
+        let recorded = running.await.map_err(|e| Status::internal(format!("running job {job_id}: {e}")))?;
+        recorded.map_err(|e| Status::unavailable(format!("job {job_id} cannot be recorded, and is not run: {e}")))?;
         if let Some(client) = client {
             client.started(&job, ends);
         }
@@ -115,12 +119,14 @@ impl JobService for JobApi {
     async fn cancel(&self, request: Request<CancelJobRequest>) -> Result<Response<CancelJobResponse>, Status> {
         let job = self.job(&request.into_inner().job_id)?;
         self.supervisor.cancel(&job);
+        self.supervisor.recorded(&job).await;
         Ok(Response::new(CancelJobResponse { state: job.state().0.to_proto().into() }))
     }
 
     async fn drain(&self, request: Request<DrainJobRequest>) -> Result<Response<DrainJobResponse>, Status> {
         let job = self.job(&request.into_inner().job_id)?;
         let drains = self.supervisor.drain(&job);
+        self.supervisor.recorded(&job).await;
         let state = job.state().0;
         // Said twice, or of a job that has ended, it changes nothing and the answer says how things stand.
         if drains || state.is_terminal() {
@@ -170,18 +176,11 @@ fn prepare(request: PrepareJobRequest, unnamed: &AtomicU64) -> Result<Preparatio
     let refuse = |message: String| Status::invalid_argument(message);
     let pipeline = request.pipeline.ok_or_else(|| refuse("the request has no pipeline".to_owned()))?;
     let submitted = request.pipeline_options.unwrap_or_default();
-    let (options, remarks) = options::parse(&submitted).map_err(|e| refuse(e.to_string()))?;
     let staging = Staging::of(&pipeline).map_err(|e| refuse(e.to_string()))?;
-    let plan = planning::plan(&pipeline, options.checkpoints.is_some()).map_err(|e| refuse(e.to_string()))?;
+    let understood = planning::understand(&pipeline, &submitted).map_err(|e| refuse(e.to_string()))?;
+    let Understood { options, remarks, plan } = understood;
     let name = name::chosen(options.job_name.as_deref(), &request.job_name)
         .unwrap_or_else(|| name::made(&pipeline, 1 + unnamed.fetch_add(1, Ordering::Relaxed)));
-    let remarks = remarks
-        .into_iter()
-        .map(|remark| match remark {
-            Remark::Accepted(text) => Message::now(Importance::Basic, text),
-            Remark::Warned(text) => Message::now(Importance::Warning, text),
-        })
-        .collect();
     Ok(Preparation {
         submission: Submission {
             name,

@@ -123,6 +123,33 @@ impl Store {
         Ok(Upload { store: self.clone(), file, hasher: Sha256::new(), size: 0 })
     }
 
+    /// How long content is that is here.
+    pub fn length(&self, hash: ContentHash) -> Result<u64, StoreError> {
+        let path = self.path(hash);
+        Ok(fs::metadata(&path).map_err(io_error("cannot look at the artifact", &path))?.len())
+    }
+
+    /// A folder of links to contents that are here, named by their hashes; removed when dropped.
+    pub fn links(&self, hashes: &[ContentHash]) -> Result<tempfile::TempDir, StoreError> {
+        let folder = self.incoming()?;
+        for hash in hashes {
+            let (path, link) = (self.path(*hash), folder.path().join(hash.to_string()));
+            fs::hard_link(&path, &link).map_err(io_error("cannot link the artifact", &path))?;
+        }
+        Ok(folder)
+    }
+
+    /// A folder on the file system of the store; removed when dropped.
+    pub fn incoming(&self) -> Result<tempfile::TempDir, StoreError> {
+        let made = tempfile::Builder::new().prefix(".incoming-").tempdir_in(&self.dir);
+        made.map_err(io_error("cannot make a folder in", &self.dir))
+    }
+
+    /// Takes a file that is known to have this content.
+    pub fn adopt(&self, file: &Path, hash: ContentHash) -> Result<(), StoreError> {
+        fs::rename(file, self.path(hash)).map_err(io_error("cannot keep the artifact", file))
+    }
+
     /// Opens content that is here.
     pub fn open_content(&self, hash: ContentHash) -> Result<File, StoreError> {
         let path = self.path(hash);

@@ -163,7 +163,12 @@ struct LocalFile {
 impl Files {
     /// Of this job.
     pub fn of(storage: &Storage, job: &JobId) -> Result<Files, LayoutError> {
-        Ok(Files { storage: storage.clone(), layout: Layout::of(job)?, buffers: Arc::new(Semaphore::new(BUFFERS)) })
+        Ok(Files::at(storage, Layout::of(job)?))
+    }
+
+    /// At a place in a storage.
+    pub fn at(storage: &Storage, layout: Layout) -> Files {
+        Files { storage: storage.clone(), layout, buffers: Arc::new(Semaphore::new(BUFFERS)) }
     }
 
     /// Stores every file of a flat folder for the checkpoint of `epoch`. When this returns `Ok` all of them are there,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Epoch;
 use super::layout::{FileKey, Key, Layout, LayoutError, parse_file, parse_number};
-use super::manifest::{Entry, FileRef, MAX_ENTRY, Manifest, ManifestError, Marker, Reason};
+use super::manifest::{Entry, FileRef, Kind, MAX_ENTRY, Manifest, ManifestError, Marker, Reason};
 use super::protocol::{self, Last, Refusal};
 use super::sealed::{Nonce, Sealed, Unsealing};
 use super::storage::{Claim, Storage, StorageError};
@@ -217,6 +217,20 @@ impl Journal {
     pub async fn epochs(&self) -> Result<Vec<Epoch>, StorageError> {
         let listed = self.storage.list(&self.layout.manifests()).await?;
         Ok(listed.iter().filter_map(|object| parse_number(&object.key)).map(Epoch).collect())
+    }
+
+    /// Whether a savepoint was taken. One that cannot be read may be.
+    pub async fn has_savepoint(&self) -> Result<bool, StorageError> {
+        for epoch in self.epochs().await? {
+            match self.read(epoch).await {
+                Ok(Ok(Entry::Marker(_))) => {}
+                Ok(Ok(Entry::Checkpoint(manifest))) if manifest.kind == Kind::Checkpoint => {}
+                Ok(Ok(Entry::Checkpoint(_)) | Err(_)) => return Ok(true),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
     }
 
     async fn last(&self) -> Result<Option<Last>, StorageError> {

@@ -113,13 +113,74 @@ impl Layout {
     }
 }
 
-/// The number that a key of `generations/` or `manifests/` ends with. `None`: not a name of ours, left alone.
-pub(super) fn parse_number(key: &Key) -> Option<u64> {
+/// What a service keeps of its jobs beside their checkpoints: no job's folder begins with a dot.
+#[derive(Clone, Copy, Debug)]
+pub struct ServiceLayout;
+
+impl ServiceLayout {
+    /// The folder of the terms of those that led.
+    pub fn terms() -> Key {
+        Key(".service/terms".to_owned())
+    }
+
+    /// A term.
+    pub fn term(number: u64) -> Key {
+        Key(format!("{}/{number:0DIGITS$}", ServiceLayout::terms()))
+    }
+
+    /// The folder of jobs: an object each.
+    pub fn jobs() -> Key {
+        Key(".service/jobs".to_owned())
+    }
+
+    /// What was submitted as a job.
+    pub fn job(job: &JobId) -> Result<Key, LayoutError> {
+        ServiceLayout::of("jobs", job)
+    }
+
+    /// The folder of how jobs ended: an object each.
+    pub fn ends() -> Key {
+        Key(".service/ends".to_owned())
+    }
+
+    /// How a job ended.
+    pub fn end(job: &JobId) -> Result<Key, LayoutError> {
+        ServiceLayout::of("ends", job)
+    }
+
+    /// The folder of what happened to a job.
+    pub fn history(job: &JobId) -> Result<Key, LayoutError> {
+        ServiceLayout::of("history", job)
+    }
+
+    /// The folder of the attempts to run a job.
+    pub fn attempts(job: &JobId) -> Result<Key, LayoutError> {
+        ServiceLayout::of("attempts", job)
+    }
+
+    /// An object of a folder of numbered ones.
+    pub fn numbered(folder: &Key, number: u64) -> Key {
+        Key(format!("{folder}/{number:0DIGITS$}"))
+    }
+
+    /// Where jobs' artifacts are, as files of epoch 0.
+    pub fn artifacts() -> Layout {
+        Layout { job: ".service/artifacts".to_owned() }
+    }
+
+    fn of(folder: &str, job: &JobId) -> Result<Key, LayoutError> {
+        let Layout { job } = Layout::of(job)?;
+        Ok(Key(format!(".service/{folder}/{job}")))
+    }
+}
+
+/// The number that a key of `generations/` or `manifests/`, or of [`ServiceLayout::numbered`], ends with. `None`: not a name of ours, left alone.
+pub(crate) fn parse_number(key: &Key) -> Option<u64> {
     digits(key.name())
 }
 
 /// A key of `files/`.
-pub(super) fn parse_file(key: &Key) -> Option<FileKey> {
+pub(crate) fn parse_file(key: &Key) -> Option<FileKey> {
     let (epoch, hash) = key.name().split_once('-')?;
     let sha256 = ContentHash::parse(hash).filter(|h| h.to_string() == hash)?;
     Some(FileKey { epoch: Epoch(digits(epoch)?), sha256 })

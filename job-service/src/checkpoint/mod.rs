@@ -7,6 +7,7 @@
 //! <root>/<job>/manifests/<epoch, 20 digits>                 the journal: one entry an epoch, each claimed by Create
 //! <root>/<job>/files/<epoch, 20 digits>-<SHA-256 in hex>    data: the epoch that uploaded it, and its content
 //! <root>/.probe/<random>                                    of `Storage::probe`, removed by it
+//! <root>/.service/...                                       jobs, of a service that finds them again: `crate::recovery`
 //! ```
 //!
 //! No key is the folder of another: local stores, for one, cannot hold both. Nothing is ever changed in place, and only
@@ -61,11 +62,13 @@ use serde::{Deserialize, Serialize};
 
 pub use files::{FileError, FileHashes, Files, Known, Transfer, Uploaded};
 pub use journal::{BeginError, CommitError, Committed, Found, Journal, JournalError, Settled, Skipped, Writer};
-pub use layout::{Key, Layout, LayoutError};
+pub(crate) use layout::parse_number;
+pub use layout::{FileKey, Key, Layout, LayoutError, ServiceLayout};
 pub use manifest::{Entry, FileRef, Kind, Manifest, ManifestError, Marker, Part, Reason};
 pub use options::{OpenError, Options};
 pub use protocol::Refusal;
 pub use retention::{Collected, Collector};
+pub(crate) use sealed::unseal;
 pub use sealed::{Nonce, Sealed, Unsealing};
 pub use storage::{Claim, Limits, Listed, Storage, StorageError};
 

@@ -110,7 +110,7 @@ pub enum Unsealing {
 
 /// A value that was read.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Unsealed<T> {
+pub(crate) struct Unsealed<T> {
     /// Which writing it is.
     pub nonce: Nonce,
     /// The value.
@@ -118,7 +118,7 @@ pub(super) struct Unsealed<T> {
 }
 
 /// Reads what [`Sealed::new`] wrote.
-pub(super) fn unseal<T: DeserializeOwned>(bytes: &[u8]) -> Result<Unsealed<T>, Unsealing> {
+pub(crate) fn unseal<T: DeserializeOwned>(bytes: &[u8]) -> Result<Unsealed<T>, Unsealing> {
     let text = std::str::from_utf8(bytes).map_err(|_| Unsealing::Damaged("it is not text"))?;
     let rest = text.strip_prefix(START).ok_or(Unsealing::Damaged("it does not begin as it must"))?;
     let (format, rest) = rest.split_once(',').ok_or(Unsealing::Damaged("it is cut short"))?;

@@ -57,8 +57,9 @@ pub(super) struct ServeArgs {
     /// Where artifacts are kept, and found again by the next service [default: a temporary folder]
     #[arg(long)]
     pub(super) artifacts_dir: Option<PathBuf>,
-    /// Where checkpoints are kept: file:///FOLDER, s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH; credentials as
-    /// AWS_, GOOGLE_ and AZURE_ variables [default: a temporary folder, which outlives jobs' processes but not the service]
+    /// Where jobs and their checkpoints are kept: file:///FOLDER, s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH;
+    /// credentials as AWS_, GOOGLE_ and AZURE_ variables. The next service on it goes on with the jobs; a second one waits
+    /// until the first is gone [default: a temporary folder, which outlives jobs' processes but not the service]
     #[arg(long)]
     pub(super) checkpoint_storage: Option<String>,
     /// Host name or address under which clients and workers reach this machine [default: the job host]

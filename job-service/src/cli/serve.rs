@@ -12,7 +12,9 @@ use super::args::{ServeArgs, WorkerArgs};
 use super::asked_to_end;
 
 pub(super) async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    let service = Service::start(args.config()).await?;
+    let config = args.config();
+    let keeps_jobs = config.checkpoint_storage.is_some();
+    let service = Service::start(config).await?;
     tracing::info!(
         "no expansion service is served on port {} yet: cross-language transforms need their own SDK's",
         args.expansion_port
@@ -23,8 +25,14 @@ pub(super) async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
         service.job_address(),
         service.artifact_address()
     ));
-    asked_to_end().await?;
-    tracing::info!("stopping: jobs are cancelled");
+    tokio::select! {
+        asked = asked_to_end() => asked?,
+        why = service.replaced() => {
+            service.stop().await;
+            anyhow::bail!("the service has ended, and its jobs go on elsewhere: {why}");
+        }
+    }
+    tracing::info!("stopping: {}", if keeps_jobs { "jobs stay, for the next service" } else { "jobs are cancelled" });
     tokio::select! {
         () = service.stop() => Ok(ExitCode::SUCCESS),
         // Asked twice, it does not wait for jobs.

@@ -95,6 +95,22 @@ impl EventLog {
         EventLog { limits, events: VecDeque::new(), next: 0, messages: 0, bytes: 0 }
     }
 
+    /// The log that another was, with the numbers that it had.
+    pub fn restored(limits: LogLimits, events: impl IntoIterator<Item = (u64, Event)>, next: u64) -> EventLog {
+        let mut log = EventLog::new(limits);
+        for (number, event) in events {
+            log.next = log.next.max(number);
+            log.push(event);
+        }
+        log.next = log.next.max(next);
+        log
+    }
+
+    /// The number of the next event.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
     /// Appends an event, and drops the oldest messages beyond the limits.
     pub fn push(&mut self, mut event: Event) {
         if let Event::Message(message) = &mut event {
@@ -195,6 +211,21 @@ mod tests {
         }
         let kept = texts(&log.read(0, 100));
         assert_eq!(kept, [(0, "STOPPED".into()), (1, "why".into()), (10, "8".into()), (11, "9".into())]);
+    }
+
+    #[test]
+    fn a_restored_log_goes_on_with_its_numbers() {
+        let limits = LogLimits { messages: 3, bytes: 1000, text: 100 };
+        let mut log = EventLog::new(limits);
+        log.push(Event::State(State::Stopped, SystemTime::UNIX_EPOCH));
+        (0..10).for_each(|i| log.push(message(&i.to_string())));
+        let before = log.read(0, 100);
+        let mut restored = EventLog::restored(limits, before.events.clone(), before.next);
+        assert_eq!(restored.read(0, 100), before);
+        log.push(message("more"));
+        restored.push(message("more"));
+        assert_eq!(restored.read(0, 100), log.read(0, 100));
+        assert_eq!(restored.bytes(), log.bytes());
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod waiting;
 
 pub use lifecycle::State;
 pub use log::{Event, EventLog, Importance, LogLimits, Message, Page};
-pub use record::{Job, JobMetrics, Measured, Submission};
+pub use record::{Job, JobMetrics, Measured, Restored, Submission};
 pub use registry::{Jobs, Preparation, Retention, RunError};
 pub use waiting::Waiting;
 

@@ -54,6 +54,25 @@ pub struct Job {
     changed: watch::Sender<u64>,
     cancel: watch::Sender<bool>,
     drain: watch::Sender<bool>,
+    /// The number of the first event that is not recorded outside of this service.
+    recorded: watch::Sender<u64>,
+}
+
+/// A job as it was, for a service that goes on with it.
+#[derive(Debug)]
+pub struct Restored {
+    /// Its id.
+    pub id: JobId,
+    /// What was submitted.
+    pub submission: Submission,
+    /// When it was run.
+    pub created: SystemTime,
+    /// What happened to it, by number.
+    pub events: BTreeMap<u64, Event>,
+    /// The number of the next event.
+    pub next: u64,
+    /// Its `MetricResults`, encoded, if it has ended.
+    pub metrics: Option<Bytes>,
 }
 
 #[derive(Debug)]
@@ -90,7 +109,6 @@ impl Job {
     pub fn new(id: JobId, submission: Submission, prepared: SystemTime, limits: LogLimits) -> Job {
         let mut log = EventLog::new(limits);
         log.push(Event::State(State::Stopped, prepared));
-        let size = submission.pipeline.len() + submission.options.encoded_len();
         let shared = Shared {
             generation: Generation(0),
             state: State::Stopped,
@@ -98,17 +116,55 @@ impl Job {
             log,
             metrics: Measured::Live(BTreeMap::new()),
         };
+        Job::with(id, submission, SystemTime::now(), shared)
+    }
+
+    /// A job that an earlier service had. It is where it was.
+    pub fn restored(job: Restored, limits: LogLimits) -> Job {
+        let mut states = job.events.values().rev().filter_map(|event| match event {
+            Event::State(state, since) => Some((*state, *since)),
+            Event::Message(_) => None,
+        });
+        let (state, since) = states.next().unwrap_or((State::Stopped, job.created));
+        let shared = Shared {
+            generation: Generation(0),
+            state,
+            since,
+            log: EventLog::restored(limits, job.events, job.next),
+            metrics: job.metrics.map_or_else(|| Measured::Live(BTreeMap::new()), Measured::Final),
+        };
+        let restored = Job::with(job.id, job.submission, job.created, shared);
+        restored.cancel.send_replace(state == State::Cancelling);
+        restored.drain.send_replace(state == State::Draining);
+        restored
+    }
+
+    fn with(id: JobId, submission: Submission, created: SystemTime, shared: Shared) -> Job {
+        let size = submission.pipeline.len() + submission.options.encoded_len();
         Job {
             id,
             submission,
-            created: SystemTime::now(),
+            created,
             size,
             shared: Mutex::new(shared),
             waiting: Mutex::default(),
             changed: watch::Sender::new(0),
             cancel: watch::Sender::new(false),
             drain: watch::Sender::new(false),
+            recorded: watch::Sender::new(0),
         }
+    }
+
+    /// Events before number `next` are recorded outside of this service.
+    pub fn recorded(&self, next: u64) {
+        self.recorded.send_replace(next);
+    }
+
+    /// Returns when all that happened to it so far is recorded.
+    pub async fn is_recorded(&self) {
+        let next = self.lock().log.next();
+        // Fails only when the sender, which the job holds, is gone.
+        let _ = self.recorded.subscribe().wait_for(|recorded| *recorded >= next).await;
     }
 
     /// Its id.
@@ -140,6 +196,20 @@ impl Job {
     /// Enters FAILED, with the reason before it: clients read up to the state and no further.
     pub fn fail(&self, reason: impl Into<String>) -> bool {
         self.enter_with(State::Failed, Some(Message::now(Importance::Error, reason)))
+    }
+
+    /// Enters the state that the job is on record to have ended in, whatever it seemed to do; with the reason.
+    pub fn end_as(&self, state: State, reason: Option<String>) {
+        let now = SystemTime::now();
+        let mut shared = self.lock();
+        if let Some(reason) = reason {
+            shared.log.push(Event::Message(Message::now(Importance::Error, reason)));
+        }
+        shared.state = state;
+        shared.since = now;
+        shared.log.push(Event::State(state, now));
+        drop(shared);
+        self.wake();
     }
 
     fn enter_with(&self, state: State, reason: Option<Message>) -> bool {

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use ferrobeam_runner::plan::Plan;
 
-use super::{Job, JobId, LogLimits, Message, PreparationId, Submission};
+use super::{Job, JobId, LogLimits, Message, PreparationId, Restored, Submission};
 use crate::artifacts::Staging;
 use crate::options::JobOptions;
 
@@ -153,6 +153,16 @@ impl Jobs {
         inner.jobs.insert(number, Arc::clone(&job));
         inner.numbers.insert(job_id, number);
         Ok((job, preparation))
+    }
+
+    /// Takes in a job that an earlier service had. Its preparation is gone: nobody asks for that again.
+    pub fn adopt(&self, job: Restored) -> Arc<Job> {
+        let job = Arc::new(Job::restored(job, self.retention.log));
+        let mut inner = self.lock();
+        let number = inner.take_number();
+        inner.numbers.insert(job.id().clone(), number);
+        inner.jobs.insert(number, Arc::clone(&job));
+        job
     }
 
     /// A job by its id.

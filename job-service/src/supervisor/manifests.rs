@@ -117,10 +117,17 @@ impl ManifestStore for JournalManifests {
 
     async fn forget(&self, job: &JobId) {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
-        let layout = match checkpoint::Layout::of(job) {
-            Ok(layout) => layout,
-            Err(_) => return,
-        };
+        let Ok(journal) = Journal::of(&self.storage, job) else { return };
+        let layout = journal.layout().clone();
+        match journal.has_savepoint().await {
+            Ok(false) => {}
+            // Somebody has its path.
+            Ok(true) => return,
+            Err(error) => {
+                tracing::warn!(%job, "the checkpoints of a job that is over stay, as one may be a savepoint: {error}");
+                return;
+            }
+        }
         // Generations last: while they are there, no earlier attempt writes.
         let [generations, manifests, files] = layout.folders();
         for folder in [manifests, files, generations] {

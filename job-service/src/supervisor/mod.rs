@@ -19,15 +19,18 @@ mod attempt;
 mod checkpoints;
 mod coordinator;
 mod manifests;
+mod recorded;
 mod restart;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -37,6 +40,7 @@ pub use attach::{AttachRefused, Attachment};
 pub use checkpoints::{Beginning, CheckpointStorage, Manifest, ManifestError, ManifestStore, Restorable};
 pub use coordinator::Purpose;
 pub use manifests::JournalManifests;
+pub use recorded::Records;
 
 use crate::artifacts::{RetrievalGrants, Staged};
 use crate::job::{Generation, Importance, Job, JobId, Jobs, Message, Preparation, State, secret};
@@ -44,6 +48,7 @@ use crate::metrics;
 use crate::options::{CheckpointOptions, StateBackend};
 use attempt::{Attempt, Deployable, Outcome};
 use checkpoints::Checkpoints;
+use recorded::Recorded;
 use restart::{History, Loss, RestartPolicy, Verdict};
 
 /// What the supervisor is told once.
@@ -76,6 +81,10 @@ pub struct Supervisor {
     grants: Arc<RetrievalGrants>,
     slots: Arc<Semaphore>,
     live: Mutex<HashMap<JobId, attach::Live>>,
+    /// Where jobs are recorded for the service after this one.
+    records: Option<Records>,
+    /// The jobs are left for that one.
+    suspended: AtomicBool,
     /// How many jobs have a task; watched by who stops the service.
     running: watch::Sender<usize>,
 }
@@ -89,7 +98,17 @@ impl Supervisor {
         grants: Arc<RetrievalGrants>,
     ) -> Supervisor {
         let slots = Arc::new(Semaphore::new(config.max_running_jobs.clamp(1, Semaphore::MAX_PERMITS)));
-        Supervisor { config, jobs, agents, grants, slots, live: Mutex::default(), running: watch::Sender::new(0) }
+        Supervisor {
+            config,
+            jobs,
+            agents,
+            grants,
+            slots,
+            live: Mutex::default(),
+            records: None,
+            suspended: AtomicBool::new(false),
+            running: watch::Sender::new(0),
+        }
     }
 
     /// The agents that it uses.
@@ -99,6 +118,11 @@ impl Supervisor {
 
     /// Runs a job to its end.
     pub fn start(self: &Arc<Self>, job: Arc<Job>, preparation: Preparation) {
+        self.go_on(job, preparation, 0);
+    }
+
+    /// The same, of a job that an earlier service ran so often.
+    fn go_on(self: &Arc<Self>, job: Arc<Job>, preparation: Preparation, attempts: u64) {
         for remark in &preparation.remarks {
             job.say(remark.clone());
         }
@@ -106,10 +130,8 @@ impl Supervisor {
         let running = Running::count(Arc::clone(self));
         tokio::spawn(async move {
             let this = Arc::clone(&running.0);
-            let leaving = this.run(&job, preparation).await;
-            for gone in this.jobs.retire() {
-                tracing::debug!(job = %gone, "the record of a job is gone");
-            }
+            let leaving = this.run(&job, preparation, attempts).await;
+            this.retire().await;
             // The job is over for everybody but its processes, which take a moment to end.
             if let Some(Leaving { attempt, slot }) = leaving {
                 attempt.reap().await;
@@ -159,24 +181,28 @@ impl Supervisor {
     }
 
     /// Returns the last attempt, if processes of it may still be there.
-    async fn run(self: &Arc<Self>, job: &Arc<Job>, preparation: Preparation) -> Option<Leaving> {
+    async fn run(self: &Arc<Self>, job: &Arc<Job>, preparation: Preparation, attempts: u64) -> Option<Leaving> {
         let count = preparation.options.processes.unwrap_or(self.config.processes).get();
-        let (outcome, leaving) = match self.turn(job).await {
-            Ok(slot) => match self.work(job, preparation, count) {
-                Ok(mut work) => {
-                    let (outcome, leaving) = self.attempts(job, &mut work, slot).await;
-                    if let Some(checkpoints) = &work.checkpoints
-                        && !checkpoints.stay_after(&outcome)
-                    {
-                        checkpoints.forget().await;
-                    }
-                    (outcome, leaving)
-                }
-                Err(reason) => (Outcome::Failed(reason), None),
+        let mut work = self.work(job, preparation, count);
+        let (outcome, leaving) = match &mut work {
+            Ok(work) => match self.turn(job).await {
+                Ok(slot) => self.attempts(job, work, attempts, slot).await,
+                Err(outcome) => (outcome, None),
             },
-            Err(outcome) => (outcome, None),
+            Err(reason) => (Outcome::Failed(std::mem::take(reason)), None),
         };
-        finish(job, outcome);
+        let results = metrics::results(&job.metrics().live()).encode_to_vec().into();
+        match self.record_end(job, &outcome, &results).await {
+            Recorded::Elsewhere => return leaving,
+            Recorded::No => {}
+            Recorded::Yes => {
+                let checkpoints = work.ok().and_then(|work| work.checkpoints);
+                if let Some(checkpoints) = checkpoints.filter(|checkpoints| !checkpoints.stay_after(&outcome)) {
+                    checkpoints.forget().await;
+                }
+            }
+        }
+        finish(job, outcome, results);
         leaving
     }
 
@@ -185,15 +211,19 @@ impl Supervisor {
         self: &Arc<Self>,
         job: &Arc<Job>,
         work: &mut Work,
+        earlier: u64,
         slot: OwnedSemaphorePermit,
     ) -> (Outcome, Option<Leaving>) {
-        let mut generation = Generation(1);
-        let mut history = History::default();
+        let mut generation = Generation(earlier).next();
+        let mut history = match begin_again(job, work, earlier) {
+            Ok(history) => history,
+            Err(outcome) => return (outcome, None),
+        };
         loop {
             job.begin(generation);
             let mut begun = Instant::now();
             let (outcome, attempt) = match self.beginning(job, generation, work).await {
-                Ok(()) => match self.places(job, work.processes).await {
+                Ok(()) => match self.recorded_places(job, generation, work.processes).await {
                     Ok(places) => {
                         begun = Instant::now();
                         self.attempt(job, generation, work, places).await
@@ -205,6 +235,9 @@ impl Supervisor {
             let Outcome::Lost(how) = outcome else {
                 return (outcome, attempt.map(|attempt| Leaving { attempt, slot }));
             };
+            if self.is_suspended() {
+                return (Outcome::Lost(how), None);
+            }
             let mut cancelled = job.cancelled();
             if *cancelled.borrow() {
                 return (Outcome::Cancelled, None);
@@ -278,11 +311,12 @@ impl Supervisor {
     async fn turn(&self, job: &Job) -> Result<OwnedSemaphorePermit, Outcome> {
         let mut cancelled = job.cancelled();
         tokio::select! {
+            biased;
+            // Fails only when the sender, which the job holds, is gone.
+            _ = cancelled.wait_for(|cancelled| *cancelled) => Err(Outcome::Cancelled),
             slot = Arc::clone(&self.slots).acquire_owned() => {
                 slot.map_err(|_| Outcome::Failed("the service is stopping".to_owned()))
             }
-            // Fails only when the sender, which the job holds, is gone.
-            _ = cancelled.wait_for(|cancelled| *cancelled) => Err(Outcome::Cancelled),
         }
     }
 
@@ -390,8 +424,8 @@ struct Leaving {
 
 /// A job that was being cancelled when it ended otherwise was cancelled, and one that was being drained was drained: the
 /// table of moves has no other way.
-fn finish(job: &Job, outcome: Outcome) {
-    job.seal_metrics(metrics::results(&job.metrics().live()).encode_to_vec().into());
+fn finish(job: &Job, outcome: Outcome, results: Bytes) {
+    job.seal_metrics(results);
     let ended = match outcome {
         Outcome::Done => job.enter(State::Done) || job.enter(State::Drained),
         Outcome::Cancelled => false,
@@ -399,6 +433,26 @@ fn finish(job: &Job, outcome: Outcome) {
     };
     if !ended {
         job.enter(State::Cancelled);
+    }
+}
+
+/// Whether a job that an earlier service ran so often runs again.
+fn begin_again(job: &Job, work: &Work, earlier: u64) -> Result<History, Outcome> {
+    if earlier == 0 || work.checkpoints.is_some() {
+        return Ok(History::default());
+    }
+    let mut history = History::of_earlier(earlier - 1);
+    let loss = Loss {
+        how: "the service that ran the job is gone, and the job's processes with it".to_owned(),
+        ran: Duration::MAX,
+    };
+    match work.restarts.decide(&history, &loss, "its start") {
+        Verdict::GiveUp { message } => Err(Outcome::Failed(message)),
+        Verdict::Restart { message, .. } => {
+            job.say(Message::now(Importance::Warning, message));
+            history.push(&loss);
+            Ok(history)
+        }
     }
 }
 

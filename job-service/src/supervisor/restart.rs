@@ -105,6 +105,11 @@ impl RestartPolicy {
 }
 
 impl History {
+    /// Of a job that an earlier service ran so often.
+    pub(super) fn of_earlier(attempts: u64) -> History {
+        History { attempts: u32::try_from(attempts).unwrap_or(u32::MAX), ..History::default() }
+    }
+
     /// One more attempt has ended.
     pub(super) fn push(&mut self, loss: &Loss) {
         self.attempts = self.attempts.saturating_add(1);

@@ -103,7 +103,7 @@ impl Fleet {
             submission: Submission {
                 name: "job".into(),
                 options: prost_types::Struct::default(),
-                pipeline: bytes::Bytes::new(),
+                pipeline: Bytes::new(),
                 unbounded: false,
             },
             options,
@@ -366,7 +366,7 @@ async fn a_job_goes_on_from_the_last_checkpoint_whose_manifest_is_written() {
         storage_url: "memory:///".into(),
         folder: job.id().to_string(),
         interval_millis: 10,
-        restore: bytes::Bytes::new(),
+        restore: Bytes::new(),
         restore_storage_url: String::new(),
         allow_non_restored_state: false,
     };

@@ -1,0 +1,383 @@
+//! Of the services on one storage, one leads: [`Election`].
+
+use std::fs;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::SaveError;
+use crate::checkpoint::{Claim, Key, Nonce, Sealed, ServiceLayout, Storage, parse_number, unseal};
+use crate::job::secret;
+
+/// Terms older than this many are removed.
+const KEPT: u64 = 3;
+/// Of a lease, a leader renews its term after one part of so many.
+const PARTS: u32 = 4;
+
+/// What a leader says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Term {
+    /// Of this service and no other.
+    id: String,
+    /// Where its clients find it; for people.
+    pub endpoint: String,
+    /// Which process it is.
+    process: Option<ProcessIdentity>,
+    /// It has ended by itself: nobody need wait.
+    #[serde(default)]
+    ended: bool,
+}
+
+/// A process, told apart from every other of its machine's life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct ProcessIdentity {
+    /// Of the machine since it was started.
+    boot: String,
+    /// In which its id is one.
+    namespace: String,
+    id: u32,
+    /// When it was started, in ticks since the machine was.
+    started: u64,
+}
+
+impl ProcessIdentity {
+    fn own() -> Option<ProcessIdentity> {
+        let id = std::process::id();
+        Some(ProcessIdentity { boot: boot()?, namespace: namespace()?, id, started: started(id)? })
+    }
+
+    /// Whether it certainly runs no more.
+    fn is_gone(&self) -> bool {
+        let here = boot().as_ref() == Some(&self.boot) && namespace().as_ref() == Some(&self.namespace);
+        // A machine without `/proc` says nothing.
+        here && started(std::process::id()).is_some() && started(self.id) != Some(self.started)
+    }
+}
+
+fn boot() -> Option<String> {
+    Some(fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned())
+}
+
+fn namespace() -> Option<String> {
+    Some(fs::read_link("/proc/self/ns/pid").ok()?.to_string_lossy().into_owned())
+}
+
+/// When a process was started; none that is gone, or waits only to be seen as such.
+fn started(id: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    // Field 22 of all, the process's state being the third.
+    fields.nth(18)?.parse().ok()
+}
+
+impl Term {
+    /// Of this process.
+    pub fn of_this_process(endpoint: String) -> Term {
+        Term { id: secret(), endpoint, process: ProcessIdentity::own(), ended: false }
+    }
+
+    /// Whether the one who wrote it certainly leads no more.
+    fn is_over(&self) -> bool {
+        self.ended || self.process.as_ref().is_some_and(ProcessIdentity::is_gone)
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Election {
+    storage: Storage,
+    term: Term,
+    lease: Duration,
+}
+
+/// The newest term, as far as it can be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Newest {
+    number: u64,
+    term: Option<Term>,
+}
+
+impl Newest {
+    /// Whether another may lead, who has seen this one unchanged for so long.
+    fn may_be_replaced(&self, unchanged: Duration, lease: Duration) -> bool {
+        self.number == 0 || unchanged >= lease || self.term.as_ref().is_some_and(Term::is_over)
+    }
+}
+
+impl Election {
+    /// For a service that says `term` of itself, on a storage. A leader that does not renew its term for as long as
+    /// `lease` may be replaced.
+    pub fn new(storage: Storage, term: Term, lease: Duration) -> Election {
+        Election { storage, term, lease }
+    }
+
+    /// Returns when this service leads. `waits` is told of whom it waits for, once for each.
+    pub async fn win(self, mut waits: impl FnMut(&Term)) -> Result<Leadership, SaveError> {
+        let mut seen = (Newest::default(), Instant::now());
+        loop {
+            let newest = self.newest().await?;
+            if newest != seen.0 {
+                let other = newest.term.as_ref().filter(|term| !term.is_over());
+                if let Some(other) = other
+                    && seen.0.term.as_ref().map(|term| &term.id) != Some(&other.id)
+                {
+                    waits(other);
+                }
+                seen = (newest.clone(), Instant::now());
+            }
+            if newest.may_be_replaced(seen.1.elapsed(), self.lease) {
+                let begun = Instant::now();
+                let number = newest.number + 1;
+                if self.claim(number, &self.term).await? {
+                    self.forget_before(number).await;
+                    return Ok(Leadership { election: self, number, renewed: begun });
+                }
+                // Somebody was quicker.
+                continue;
+            }
+            tokio::time::sleep(self.lease / (4 * PARTS)).await;
+        }
+    }
+
+    async fn newest(&self) -> Result<Newest, SaveError> {
+        let listed = self.storage.list(&ServiceLayout::terms()).await?;
+        let Some((number, key)) = listed.into_iter().filter_map(|it| Some((parse_number(&it.key)?, it.key))).max()
+        else {
+            return Ok(Newest::default());
+        };
+        let term = match self.storage.get(&key, MAX_TERM).await {
+            Ok(bytes) => unseal(&bytes).ok().map(|unsealed| unsealed.value),
+            // It was removed as an old one, or cannot be read: who wrote it gets the whole lease.
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Newest { number, term })
+    }
+
+    /// Removes terms that are old. One that stays does no harm.
+    async fn forget_before(&self, number: u64) {
+        let old = |key: &Key| parse_number(key).is_some_and(|old| old + KEPT <= number);
+        let removed = match self.storage.list(&ServiceLayout::terms()).await {
+            Ok(listed) => {
+                let old: Vec<Key> = listed.into_iter().map(|it| it.key).filter(old).collect();
+                self.storage.delete(&old).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
+            tracing::debug!(%error, "old terms stay");
+        }
+    }
+
+    /// Whether the number is this service's now.
+    async fn claim(&self, number: u64, term: &Term) -> Result<bool, SaveError> {
+        let sealed = Sealed::new(Nonce::new(), term)?;
+        match self.storage.create_once(&ServiceLayout::term(number), &sealed).await {
+            // A number that was removed as an old one is free again for whoever slept for long.
+            Claim::Won => Ok(self.newest().await?.number == number),
+            Claim::Lost { .. } => Ok(false),
+            Claim::Unknown(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Bytes of a term.
+const MAX_TERM: u64 = 1 << 16;
+
+/// Held by the service that leads.
+#[derive(Debug)]
+pub struct Leadership {
+    election: Election,
+    number: u64,
+    /// When the request was begun that renewed it last.
+    renewed: Instant,
+}
+
+impl Leadership {
+    /// Renews the term until it cannot, and says why. Ends the term when `resigned` becomes true.
+    pub async fn keep(mut self, mut resigned: watch::Receiver<bool>) -> Option<String> {
+        let lease = self.election.lease;
+        loop {
+            let ends = self.renewed + lease;
+            let resigns = tokio::select! {
+                () = tokio::time::sleep_until(self.renewed + lease / PARTS) => false,
+                // One that nobody can ask any more does not resign.
+                Ok(_) = resigned.wait_for(|resigned| *resigned) => true,
+            };
+            if resigns {
+                let ended = Term { ended: true, ..self.election.term.clone() };
+                if let Err(error) = self.election.claim(self.number + 1, &ended).await {
+                    tracing::debug!(%error, "the next service waits for the end of the lease");
+                }
+                return None;
+            }
+            let begun = Instant::now();
+            let renewed = tokio::time::timeout_at(ends, self.renew()).await;
+            match renewed {
+                Ok(Ok(true)) => self.renewed = begun,
+                Ok(Ok(false)) => return Some("another service has taken over its jobs".to_owned()),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the term of this service cannot be renewed, and is tried again");
+                    if Instant::now() + lease / PARTS >= ends {
+                        return Some(format!("it could not renew its term for {} s: {error}", lease.as_secs_f64()));
+                    }
+                    tokio::time::sleep(lease / (2 * PARTS)).await;
+                    // The next attempt is due.
+                    continue;
+                }
+                // It slept, or its storage does not answer.
+                Err(_) => {
+                    let seconds = lease.as_secs_f64();
+                    return Some(format!(
+                        "it has not renewed its term for {seconds} s, so another service may have them"
+                    ));
+                }
+            }
+            self.election.forget_before(self.number).await;
+        }
+    }
+
+    async fn renew(&mut self) -> Result<bool, SaveError> {
+        let next = self.number + 1;
+        let claimed = self.election.claim(next, &self.election.term).await;
+        let renewed = match claimed {
+            Ok(true) => true,
+            // Of an earlier attempt it was not known whether it was carried out.
+            Ok(false) | Err(_) => {
+                let newest = self.election.newest().await?;
+                newest.number == next && newest.term.as_ref() == Some(&self.election.term)
+            }
+        };
+        if renewed {
+            self.number = next;
+            return Ok(true);
+        }
+        claimed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(8);
+
+    fn term(name: &str) -> Term {
+        Term::of_this_process(name.to_owned())
+    }
+
+    fn election(storage: &Storage, name: &str) -> Election {
+        Election::new(storage.clone(), term(name), LEASE)
+    }
+
+    async fn win(storage: &Storage, name: &str) -> (Leadership, Vec<String>) {
+        let mut waited = Vec::new();
+        let leadership = election(storage, name).win(|term| waited.push(term.endpoint.clone())).await;
+        (leadership.expect("a storage in memory"), waited)
+    }
+
+    #[test]
+    fn who_may_lead_next() {
+        let of = |term: Option<Term>| Newest { number: 3, term };
+        let second = Duration::from_secs(1);
+        assert!(Newest::default().may_be_replaced(Duration::ZERO, LEASE), "nobody leads");
+        assert!(!of(Some(term("a"))).may_be_replaced(LEASE - second, LEASE));
+        assert!(of(Some(term("a"))).may_be_replaced(LEASE, LEASE));
+        assert!(of(Some(Term { ended: true, ..term("a") })).may_be_replaced(Duration::ZERO, LEASE));
+        // One that cannot be read has its lease, too.
+        assert!(!of(None).may_be_replaced(LEASE - second, LEASE) && of(None).may_be_replaced(LEASE, LEASE));
+    }
+
+    #[test]
+    fn a_process_that_is_gone_does_not_lead() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("a program of every system");
+        let own = ProcessIdentity::own().expect("this machine has /proc");
+        let id = child.id();
+        let process = ProcessIdentity { id, started: started(id).expect("it runs"), ..own.clone() };
+        let of = |process: &ProcessIdentity| Term { process: Some(process.clone()), ..term("a") };
+        assert!(!of(&process).is_over() && !of(&own).is_over());
+        // Another that has its number by now.
+        assert!(of(&ProcessIdentity { started: process.started + 1, ..process.clone() }).is_over());
+        child.kill().expect("it runs");
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while !of(&process).is_over() {
+            assert!(std::time::Instant::now() < deadline, "it is gone, and waits to be seen");
+        }
+        child.wait().expect("it was killed");
+        assert!(of(&process).is_over());
+        for elsewhere in [
+            ProcessIdentity { boot: "another".into(), ..process.clone() },
+            ProcessIdentity { namespace: "another".into(), ..process },
+        ] {
+            assert!(!of(&elsewhere).is_over(), "nobody here knows");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_leads_and_the_next_waits_for_the_lease() {
+        let storage = Storage::in_memory();
+        let (first, waited) = win(&storage, "first").await;
+        assert_eq!(waited, [""; 0]);
+        let (_resign, resigned) = watch::channel(false);
+        let keeping = tokio::spawn(first.keep(resigned));
+        let begun = Instant::now();
+        let second = tokio::spawn({
+            let storage = storage.clone();
+            async move { win(&storage, "second").await }
+        });
+        // While it renews its term, nobody else leads.
+        tokio::time::sleep(10 * LEASE).await;
+        assert!(!second.is_finished() && !keeping.is_finished());
+        keeping.abort();
+        let (second, waited) = second.await.expect("no panic");
+        assert_eq!(waited, ["first"]);
+        let after = begun.elapsed() - 10 * LEASE;
+        assert!(after >= LEASE / 2 && after <= 2 * LEASE, "after {after:?}");
+        assert!(second.number > 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_resigns_is_followed_at_once() {
+        let storage = Storage::in_memory();
+        let (first, _) = win(&storage, "first").await;
+        let (resign, resigned) = watch::channel(false);
+        let keeping = tokio::spawn(first.keep(resigned));
+        resign.send_replace(true);
+        assert_eq!(keeping.await.expect("no panic"), None);
+        let begun = Instant::now();
+        let (_, waited) = win(&storage, "second").await;
+        assert_eq!((begun.elapsed(), waited), (Duration::ZERO, vec![]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_slept_finds_that_it_was_replaced() {
+        let storage = Storage::in_memory();
+        let (first, _) = win(&storage, "first").await;
+        // It sleeps, and the second leads for so long that the first one's next number is free again.
+        let (second, _) = win(&storage, "second").await;
+        let (_resign, resigned) = watch::channel(false);
+        let keeping = tokio::spawn(second.keep(resigned.clone()));
+        tokio::time::sleep(10 * LEASE).await;
+        let why = first.keep(resigned).await.expect("it does not lead");
+        assert!(why.contains("another service"), "{why}");
+        assert!(!keeping.is_finished());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_at_once_one_wins() {
+        let storage = Storage::in_memory();
+        let mut waiting = tokio::task::JoinSet::new();
+        for number in 0..20 {
+            let storage = storage.clone();
+            waiting.spawn(async move { win(&storage, &number.to_string()).await.0 });
+        }
+        waiting.join_next().await.expect("some").expect("no panic");
+        tokio::time::sleep(LEASE / 2).await;
+        assert!(waiting.try_join_next().is_none(), "two lead");
+    }
+}

@@ -1,0 +1,333 @@
+//! The records of a service's jobs in its storage: [`JobStore`].
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use super::error::SaveError;
+use super::framed::{frame, unframe};
+use super::saved::{End, NumberedEvent, Piece, millis, time};
+use super::v1;
+use crate::artifacts::{ContentHash, EnvironmentArtifacts, Staged, Store};
+use crate::checkpoint::{
+    Claim, Epoch, FileHashes, FileKey, FileRef, Files, Key, Known, Sealed, ServiceLayout, Storage, parse_number, unseal,
+};
+use crate::job::{Event, Generation, Job, JobId, Submission};
+
+/// Bytes of the record of a job: a pipeline is no longer than a message may be.
+const MAX_RECORD: u64 = 2 << 30;
+/// Bytes of a piece of history.
+const MAX_PIECE: u64 = 256 << 20;
+/// Artifacts are files of this epoch.
+const ARTIFACTS: Epoch = Epoch(0);
+
+/// See the module. Only the service that leads has one.
+#[derive(Debug)]
+pub struct JobStore {
+    storage: Storage,
+    artifacts: Store,
+    files: Files,
+    closed: AtomicBool,
+    contents: tokio::sync::Mutex<Contents>,
+}
+
+/// What of artifacts is in the storage, and for whom.
+#[derive(Debug, Default)]
+struct Contents {
+    stored: BTreeSet<ContentHash>,
+    wanted: HashMap<JobId, BTreeSet<ContentHash>>,
+}
+
+/// A job as an earlier service left it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Its id.
+    pub id: JobId,
+    /// What was submitted.
+    pub submission: Submission,
+    /// When it was prepared.
+    pub prepared: SystemTime,
+    /// When it was run.
+    pub created: SystemTime,
+    /// The artifacts of its environments.
+    pub staged: Staged,
+    /// How often its processes were started; none of them may go on.
+    pub attempts: u64,
+    /// What happened to it.
+    pub history: Loading,
+    /// How it ended, if it did.
+    pub end: Option<End>,
+    contents: Vec<FileRef>,
+}
+
+/// The history of a job, as far as it was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loading {
+    /// By number.
+    pub events: BTreeMap<u64, Event>,
+    /// The number of the next event.
+    pub next: u64,
+    /// The number of the next piece.
+    pub(super) piece: u64,
+}
+
+impl Loading {
+    fn add(&mut self, piece: Piece) {
+        if piece.whole {
+            self.events.clear();
+        }
+        self.events.extend(piece.events.into_iter().filter_map(NumberedEvent::event));
+        self.next = self.next.max(piece.next);
+    }
+}
+
+impl JobStore {
+    /// In `storage`. Artifacts are taken from `artifacts`, and put there.
+    pub fn new(storage: Storage, artifacts: Store) -> JobStore {
+        let files = Files::at(&storage, ServiceLayout::artifacts());
+        JobStore { storage, artifacts, files, closed: AtomicBool::new(false), contents: tokio::sync::Mutex::default() }
+    }
+
+    /// Writes no more from now on: the jobs are another's.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    fn open(&self) -> Result<(), SaveError> {
+        if self.is_closed() { Err(SaveError::Closed) } else { Ok(()) }
+    }
+
+    /// Records a job with what its environments need. It is the service's from then on.
+    pub async fn add(&self, job: &Job, prepared: SystemTime, staged: &Staged) -> Result<(), SaveError> {
+        self.open()?;
+        let id = job.id();
+        let contents = self.keep_contents(id, staged).await?;
+        let submission = job.submission();
+        let staged = staged.environments.iter().map(|set| v1::StagedArtifacts {
+            environment: set.environment.clone(),
+            alternative: set.alternative.iter().map(|at| *at as u64).collect(),
+            artifacts: set.artifacts.clone(),
+        });
+        let record = v1::Job {
+            job_id: id.to_string(),
+            name: submission.name.clone(),
+            pipeline_options: Some(submission.options.clone()),
+            pipeline: submission.pipeline.clone(),
+            prepared_millis: millis(prepared),
+            created_millis: millis(job.created()),
+            staged: staged.collect(),
+            contents,
+        };
+        Ok(self.storage.put(&ServiceLayout::job(id)?, frame(&record)).await?)
+    }
+
+    /// Stores what is not there yet.
+    async fn keep_contents(&self, id: &JobId, staged: &Staged) -> Result<Vec<v1::Content>, SaveError> {
+        let mut contents = self.contents.lock().await;
+        let missing: Vec<_> = staged.contents.difference(&contents.stored).copied().collect();
+        if !missing.is_empty() {
+            let folder = self.artifacts.links(&missing)?;
+            self.files.upload(folder.path(), ARTIFACTS, &Known::nothing(), &mut FileHashes::default()).await?;
+            contents.stored.extend(missing);
+        }
+        contents.wanted.insert(id.clone(), staged.contents.clone());
+        let content = |hash: &ContentHash| {
+            let sha256 = Bytes::copy_from_slice(&<[u8; 32]>::from(*hash));
+            Ok(v1::Content { sha256, length: self.artifacts.length(*hash)? })
+        };
+        staged.contents.iter().map(content).collect()
+    }
+
+    /// Records that processes of the job are about to be started.
+    pub async fn attempt(&self, job: &JobId, generation: Generation) -> Result<(), SaveError> {
+        self.open()?;
+        let key = ServiceLayout::numbered(&ServiceLayout::attempts(job)?, generation.0);
+        Ok(self.storage.put(&key, Bytes::from_static(b"begun\n")).await?)
+    }
+
+    /// Records how a job ended.
+    pub async fn end(&self, job: &JobId, end: &End) -> Result<(), SaveError> {
+        self.open()?;
+        Ok(self.storage.put(&ServiceLayout::end(job)?, frame(&end.to_proto())).await?)
+    }
+
+    /// Records a piece of a job's history. [`SaveError::Replaced`]: another service has recorded that piece.
+    pub(super) async fn append(&self, job: &JobId, number: u64, piece: &Sealed) -> Result<(), SaveError> {
+        self.open()?;
+        let key = ServiceLayout::numbered(&ServiceLayout::history(job)?, number);
+        match self.storage.create_once(&key, piece).await {
+            Claim::Won => Ok(()),
+            Claim::Lost { .. } => Err(SaveError::Replaced),
+            Claim::Unknown(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes pieces of a job's history.
+    pub(super) async fn forget_pieces(&self, job: &JobId, numbers: std::ops::Range<u64>) -> Result<(), SaveError> {
+        let folder = ServiceLayout::history(job)?;
+        let keys: Vec<Key> = numbers.map(|number| ServiceLayout::numbered(&folder, number)).collect();
+        Ok(self.storage.delete(&keys).await?)
+    }
+
+    /// All jobs that are recorded, in the order in which they were run; and of each that cannot be read, why.
+    pub async fn load(&self) -> Result<(Vec<Loaded>, Vec<SaveError>), SaveError> {
+        let artifacts = self.storage.list(&ServiceLayout::artifacts().folders()[2]).await?;
+        self.contents.lock().await.stored = artifacts
+            .iter()
+            .filter_map(|it| crate::checkpoint::layout::parse_file(&it.key))
+            .map(|it| it.sha256)
+            .collect();
+        let (mut loaded, mut bad) = (Vec::new(), Vec::new());
+        let mut known = BTreeSet::new();
+        for object in self.storage.list(&ServiceLayout::jobs()).await? {
+            let id = JobId::named(object.key.name());
+            known.insert(id.clone());
+            match self.load_job(&id, &object.key).await {
+                Ok(job) => {
+                    let contents = job.staged.contents.clone();
+                    self.contents.lock().await.wanted.insert(id, contents);
+                    loaded.push(job);
+                }
+                Err(error) => bad.push(error),
+            }
+        }
+        // What a removal left that was cut off.
+        for object in self.storage.list(&ServiceLayout::ends()).await? {
+            let id = JobId::named(object.key.name());
+            if !known.contains(&id) {
+                self.remove(&id).await?;
+            }
+        }
+        loaded.sort_by_key(|job| job.created);
+        Ok((loaded, bad))
+    }
+
+    async fn load_job(&self, id: &JobId, key: &Key) -> Result<Loaded, SaveError> {
+        let content = |what: &str| SaveError::Content { job: id.to_string(), what: what.to_owned() };
+        let record: v1::Job = self.read(key, MAX_RECORD).await?;
+        if record.job_id != id.as_str() {
+            return Err(content("it is that of another job"));
+        }
+        let mut contents = Vec::new();
+        for v1::Content { sha256, length } in record.contents {
+            let hash: [u8; 32] = sha256.as_ref().try_into().map_err(|_| content("a hash is not 32 bytes long"))?;
+            let sha256 = ContentHash::from(hash);
+            contents.push(FileRef { name: sha256.to_string(), sha256, bytes: length, epoch: ARTIFACTS });
+        }
+        let environments = record.staged.into_iter().map(|set| EnvironmentArtifacts {
+            environment: set.environment,
+            alternative: set.alternative.into_iter().map(|at| at as usize).collect(),
+            artifacts: set.artifacts,
+        });
+        let staged = Staged {
+            environments: environments.collect(),
+            contents: contents.iter().map(|content| content.sha256).collect(),
+        };
+        let end = match self.read::<v1::End>(&ServiceLayout::end(id)?, MAX_RECORD).await {
+            Ok(end) => Some(End::of_proto(end).ok_or_else(|| content("it ended in a state that is no end"))?),
+            Err(SaveError::Storage(error)) if error.is_not_found() => None,
+            Err(error) => return Err(error),
+        };
+        let attempts = self.storage.list(&ServiceLayout::attempts(id)?).await?;
+        Ok(Loaded {
+            id: id.clone(),
+            submission: Submission {
+                name: record.name,
+                options: record.pipeline_options.unwrap_or_default(),
+                pipeline: record.pipeline,
+                unbounded: false,
+            },
+            prepared: time(record.prepared_millis),
+            created: time(record.created_millis),
+            staged,
+            attempts: attempts.iter().filter_map(|it| parse_number(&it.key)).max().unwrap_or(0),
+            history: self.history(id).await?,
+            end,
+            contents,
+        })
+    }
+
+    async fn read<M: prost::Message + Default>(&self, key: &Key, limit: u64) -> Result<M, SaveError> {
+        let bytes = self.storage.get(key, limit).await?;
+        unframe(&bytes).map_err(|source| SaveError::Record { key: key.clone(), source })
+    }
+
+    async fn history(&self, id: &JobId) -> Result<Loading, SaveError> {
+        let listed = self.storage.list(&ServiceLayout::history(id)?).await?;
+        let mut numbered: Vec<(u64, Key)> =
+            listed.into_iter().filter_map(|it| Some((parse_number(&it.key)?, it.key))).collect();
+        numbered.sort();
+        let mut pieces = Vec::new();
+        // Those before one that is whole are being removed.
+        for (_, key) in numbered.iter().rev() {
+            let piece: Piece = unseal(&self.storage.get(key, MAX_PIECE).await?)?.value;
+            let whole = piece.whole;
+            pieces.push(piece);
+            if whole {
+                break;
+            }
+        }
+        let mut history = Loading { piece: numbered.last().map_or(1, |(last, _)| last + 1), ..Loading::default() };
+        pieces.into_iter().rev().for_each(|piece| history.add(piece));
+        Ok(history)
+    }
+
+    /// Takes a job over from the service that had it: from here on, that one records nothing of it any more. Fetches what
+    /// its environments need.
+    pub async fn take_over(&self, loaded: &mut Loaded) -> Result<(), SaveError> {
+        let id = loaded.id.clone();
+        let history = &mut loaded.history;
+        loop {
+            let numbered = history.events.iter().map(|(number, event)| NumberedEvent::of(*number, event.clone()));
+            let whole = Piece { whole: true, events: numbered.collect(), next: history.next };
+            match self.append(&id, history.piece, &whole.sealed()?).await {
+                Ok(()) => break,
+                // A last piece that was on its way.
+                Err(SaveError::Replaced) => {
+                    let key = ServiceLayout::numbered(&ServiceLayout::history(&id)?, history.piece);
+                    history.add(unseal(&self.storage.get(&key, MAX_PIECE).await?)?.value);
+                    history.piece += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        history.piece += 1;
+        let missing: Vec<FileRef> =
+            loaded.contents.iter().filter(|content| !self.artifacts.has(content.sha256)).cloned().collect();
+        if !missing.is_empty() {
+            let folder = self.artifacts.incoming()?;
+            self.files.download(&missing, folder.path()).await?;
+            for content in missing {
+                self.artifacts.adopt(&folder.path().join(&content.name), content.sha256)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes all that is recorded of a job.
+    pub async fn remove(&self, id: &JobId) -> Result<(), SaveError> {
+        self.open()?;
+        // Without this one it is no job any more; with the last one, what is left of it is found again.
+        self.storage.delete(&[ServiceLayout::job(id)?]).await?;
+        for folder in [ServiceLayout::history(id)?, ServiceLayout::attempts(id)?] {
+            let keys: Vec<Key> = self.storage.list(&folder).await?.into_iter().map(|it| it.key).collect();
+            self.storage.delete(&keys).await?;
+        }
+        self.storage.delete(&[ServiceLayout::end(id)?]).await?;
+        let mut contents = self.contents.lock().await;
+        let Some(wanted) = contents.wanted.remove(id) else { return Ok(()) };
+        let others: BTreeSet<ContentHash> = contents.wanted.values().flatten().copied().collect();
+        let gone: Vec<ContentHash> = wanted.difference(&others).copied().collect();
+        let key = |hash: &ContentHash| ServiceLayout::artifacts().file(FileKey { epoch: ARTIFACTS, sha256: *hash });
+        self.storage.delete(&gone.iter().map(key).collect::<Vec<_>>()).await?;
+        contents.stored.retain(|hash| !gone.contains(hash));
+        Ok(())
+    }
+}

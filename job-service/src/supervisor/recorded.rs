@@ -1,0 +1,247 @@
+//! What the supervisor does so that another service can go on with its jobs.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ferrobeam_proto::pipeline::Pipeline;
+use tokio::sync::watch;
+
+use super::Supervisor;
+use super::agents::Place;
+use super::attempt::Outcome;
+use crate::artifacts::Staging;
+use crate::job::{Generation, Importance, Job, Message, Preparation, Restored, State};
+use crate::planning::{self, Understood};
+use crate::recovery::{End, Historian, JobStore, Loaded, SaveError};
+
+/// The pause before something is recorded again; it doubles, so often at most.
+const PAUSE: Duration = Duration::from_millis(250);
+const TRIES: u32 = 8;
+/// A client that cancels or drains waits no longer than this for the record of that.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where a supervisor records its jobs.
+#[derive(Clone, Debug)]
+pub struct Records {
+    store: Arc<JobStore>,
+    /// Told when another service has the jobs.
+    replaced: watch::Sender<Option<String>>,
+}
+
+impl Records {
+    /// In `store`. `replaced` is told when another service has the jobs, and why that is known.
+    pub fn new(store: Arc<JobStore>, replaced: watch::Sender<Option<String>>) -> Records {
+        Records { store, replaced }
+    }
+
+    fn follow(&self, historian: Historian) {
+        let replaced = self.replaced.clone();
+        tokio::spawn(async move {
+            match historian.follow().await {
+                Ok(()) | Err(SaveError::Closed) => {}
+                Err(error) => {
+                    replaced.send_replace(Some(error.to_string()));
+                }
+            }
+        });
+    }
+}
+
+/// Whether the end of a job is on record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recorded {
+    /// It is, or nobody asks for it.
+    Yes,
+    /// It could not be: the next service will run the job again.
+    No,
+    /// The job is another service's, and has not ended.
+    Elsewhere,
+}
+
+impl Supervisor {
+    /// Records its jobs. To be said before there are any.
+    pub fn recording(self, records: Records) -> Supervisor {
+        Supervisor { records: Some(records), ..self }
+    }
+
+    /// Records a job, and then runs it.
+    pub async fn run_recorded(self: &Arc<Self>, job: Arc<Job>, preparation: Preparation) -> Result<(), SaveError> {
+        if let Some(records) = &self.records {
+            let staged = preparation.staging.staged().unwrap_or_default();
+            if let Err(error) = records.store.add(&job, preparation.time, &staged).await {
+                job.enter(State::Starting);
+                job.fail(format!("the job cannot be recorded, and is not run: {error}"));
+                return Err(error);
+            }
+            records.follow(Historian::of(Arc::clone(&records.store), Arc::clone(&job)));
+        }
+        self.start(job, preparation);
+        Ok(())
+    }
+
+    /// Goes on with a job that an earlier service had: runs it, if it has not ended.
+    pub async fn resume(self: &Arc<Self>, mut loaded: Loaded) -> Result<(), SaveError> {
+        let Some(records) = &self.records else { return Ok(()) };
+        if loaded.end.is_none() {
+            records.store.take_over(&mut loaded).await?;
+        }
+        let job = self.jobs.adopt(Restored {
+            id: loaded.id.clone(),
+            submission: loaded.submission.clone(),
+            created: loaded.created,
+            events: loaded.history.events.clone(),
+            next: loaded.history.next,
+            metrics: loaded.end.as_ref().map(|end| end.metrics.clone()),
+        });
+        job.recorded(loaded.history.next);
+        if let Some(end) = loaded.end {
+            // It was recorded first, and its history may have been cut off before.
+            if !job.state().0.is_terminal() {
+                job.end_as(end.state, end.reason);
+            }
+            return Ok(());
+        }
+        records.follow(Historian::going_on(Arc::clone(&records.store), Arc::clone(&job), &loaded));
+        let text = "the job service that had the job is gone, and this one goes on with it";
+        job.say(Message::now(Importance::Warning, text));
+        let (preparing, prepared) = (Arc::clone(&job), loaded.prepared);
+        let staged = loaded.staged;
+        let prepared = tokio::task::spawn_blocking(move || {
+            let submission = preparing.submission().clone();
+            let understood =
+                submission.pipeline().map_err(|error| error.to_string()).and_then(|pipeline: Pipeline| {
+                    planning::understand(&pipeline, &submission.options).map_err(|error| error.to_string())
+                })?;
+            let Understood { options, plan, .. } = understood;
+            let staging = Arc::new(Staging::of_staged(staged));
+            Ok(Preparation { submission, options, plan, staging, remarks: Vec::new(), time: prepared })
+        });
+        match prepared.await.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(preparation) => self.go_on(job, preparation, loaded.attempts),
+            Err(why) => {
+                job.enter(State::Starting);
+                let outcome = Outcome::Failed(format!("this service cannot go on with the job: {why}"));
+                if self.record_end(&job, &outcome, &Bytes::new()).await != Recorded::Elsewhere {
+                    super::finish(&job, outcome, Bytes::new());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when all that happened to a job so far is on record, or that takes too long.
+    pub async fn recorded(&self, job: &Job) {
+        if self.records.is_some() && tokio::time::timeout(PATIENCE, job.is_recorded()).await.is_err() {
+            tracing::warn!(job = %job.id(), "what happened to a job is not recorded yet");
+        }
+    }
+
+    /// Leaves its jobs as they are for the next service: whatever ends from now on ends because this one does.
+    pub async fn suspend(&self) {
+        let Some(records) = &self.records else { return };
+        for job in self.jobs.all() {
+            self.recorded(&job).await;
+        }
+        self.abandon();
+        tracing::debug!(storing = !records.store.is_closed(), "jobs are left to the next service");
+    }
+
+    /// The same, when the next service has them already.
+    pub fn abandon(&self) {
+        self.suspended.store(true, Ordering::SeqCst);
+        if let Some(records) = &self.records {
+            records.store.close();
+        }
+    }
+
+    /// Whether jobs are left for the next service.
+    pub(super) fn is_suspended(&self) -> bool {
+        self.suspended.load(Ordering::SeqCst)
+    }
+
+    /// Drops the records of jobs that ended long ago.
+    pub(super) async fn retire(&self) {
+        for gone in self.jobs.retire() {
+            tracing::debug!(job = %gone, "the record of a job is gone");
+            if let Some(records) = &self.records
+                && let Err(error) = records.store.remove(&gone).await
+            {
+                tracing::warn!(job = %gone, %error, "the record of a job that ended long ago stays in the storage");
+            }
+        }
+    }
+
+    /// Waits for places for an attempt, and records that it begins: from then on user code may run.
+    pub(super) async fn recorded_places(
+        &self,
+        job: &Job,
+        generation: Generation,
+        processes: usize,
+    ) -> Result<Vec<Place>, Outcome> {
+        let places = self.places(job, processes).await?;
+        if let Some(records) = &self.records {
+            let recorded = again(|| records.store.attempt(job.id(), generation)).await;
+            recorded
+                .map_err(|error| Outcome::Lost(format!("an attempt to run the job cannot be recorded: {error}")))?;
+        }
+        Ok(places)
+    }
+
+    /// Records how a job ends, before anybody is told.
+    pub(super) async fn record_end(&self, job: &Job, outcome: &Outcome, metrics: &Bytes) -> Recorded {
+        let Some(records) = &self.records else { return Recorded::Yes };
+        if self.is_suspended() {
+            return Recorded::Elsewhere;
+        }
+        let end = End { state: final_state(job, outcome), reason: reason(outcome), metrics: metrics.clone() };
+        match again(|| records.store.end(job.id(), &end)).await {
+            Ok(()) => Recorded::Yes,
+            Err(SaveError::Closed) => Recorded::Elsewhere,
+            Err(error) => {
+                let text =
+                    format!("the end of the job cannot be recorded, so the next service will run it again: {error}");
+                job.say(Message::now(Importance::Warning, text));
+                Recorded::No
+            }
+        }
+    }
+}
+
+/// Where a job will be once it has ended like this: see `finish`.
+fn final_state(job: &Job, outcome: &Outcome) -> State {
+    let state = job.state().0;
+    let wanted = match outcome {
+        Outcome::Done if state == State::Draining => State::Drained,
+        Outcome::Done => State::Done,
+        Outcome::Cancelled => State::Cancelled,
+        Outcome::Failed(_) | Outcome::Lost(_) => State::Failed,
+    };
+    if state == State::Cancelling { State::Cancelled } else { wanted }
+}
+
+fn reason(outcome: &Outcome) -> Option<String> {
+    match outcome {
+        Outcome::Failed(reason) | Outcome::Lost(reason) => Some(reason.clone()),
+        Outcome::Done | Outcome::Cancelled => None,
+    }
+}
+
+/// Does something that can be done twice, until it succeeds or was tried often enough.
+async fn again<F>(mut attempt: impl FnMut() -> F) -> Result<(), SaveError>
+where
+    F: Future<Output = Result<(), SaveError>>,
+{
+    let mut pause = PAUSE;
+    for _ in 1..TRIES {
+        match attempt().await {
+            Ok(()) => return Ok(()),
+            Err(SaveError::Closed) => return Err(SaveError::Closed),
+            Err(error) => tracing::warn!(%error, "what happens to a job cannot be recorded, and is tried again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+    attempt().await
+}
