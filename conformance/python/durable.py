@@ -86,7 +86,8 @@ class Durable(unittest.TestCase):
   def check(self, job, context):
     """The job ends well, having been killed, and what it comes to is right."""
     context.release()
-    self.assertEqual(job.end(), 'DONE')
+    if job.end() != 'DONE':
+      self.fail('%s: %s' % (job.end(), '\n'.join(job.messages())[-4000:]))
     self.assertGreater(job.kills, 0, 'it was over before it was killed')
     compared, lost, repeated = context.results()
     self.assertEqual((lost[:5], repeated[:5]), ([], []), 'DURABLE_SEED=%d' % self.seed)

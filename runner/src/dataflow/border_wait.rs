@@ -27,6 +27,11 @@ impl BorderWait {
         left.is_zero()
     }
 
+    /// Whether what has begun and not ended is to go over the border, too.
+    pub(crate) fn is_over(&self, job: &Job) -> bool {
+        self.since.is_some_and(|since| since.elapsed() >= job.settings.carry_over_after)
+    }
+
     /// Whether a checkpoint waits.
     pub(crate) fn is_on(&self) -> bool {
         self.since.is_some()

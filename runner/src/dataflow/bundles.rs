@@ -213,6 +213,26 @@ impl Bundles {
         id
     }
 
+    /// Whether what is open may go over a border. Not a bundle that keeps what it handed back until its end: it is about to
+    /// end, and after a restore the two would run side by side. Nor one with an element that goes on in state: that may be
+    /// of any size, and would be saved whole.
+    pub(crate) fn can_be_carried(&self) -> bool {
+        let goes_on = |open: &Open| {
+            let mut any = false;
+            if let Some(references) = &self.references {
+                open.processed(|element| any |= references.have_rest_of(element));
+            }
+            any
+        };
+        self.open.values().all(|open| open.handed_back.is_empty() && !goes_on(open))
+    }
+
+    /// Takes what is open over the border to `epoch`: what comes of it belongs to that from now on. Gives the input that it
+    /// stands for; what it did so far has had no effect.
+    pub(crate) fn carry_over(&mut self, epoch: u64) -> Vec<(Moment, Batch)> {
+        self.open.values_mut().flat_map(|open| open.carry_over(epoch)).collect()
+    }
+
     /// The id that the next bundle will have.
     pub(crate) fn next_id(&self) -> u64 {
         self.next
@@ -374,6 +394,18 @@ impl Open {
                 left = left.saturating_sub(batch.len());
             }
         }
+    }
+
+    fn carry_over(&mut self, epoch: u64) -> Vec<(Moment, Batch)> {
+        let moment = Moment { epoch: self.moment.epoch.max(epoch), ..self.moment };
+        self.moment = moment;
+        let input = self.input.clone();
+        let left = self.remainder.clone().unwrap_or_else(|| Remainder::of(&input)).take(input);
+        let elements = left.into_iter().filter_map(|input| match input {
+            Input::Elements(batch) if !batch.is_empty() => Some((moment, batch)),
+            Input::Elements(_) | Input::Timers(..) => None,
+        });
+        elements.collect()
     }
 
     fn split(&mut self, split: Split) -> Vec<Residual> {

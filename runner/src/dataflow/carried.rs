@@ -30,6 +30,12 @@ impl From<FrozenInput> for FrozenBatches {
     }
 }
 
+impl From<Vec<(Moment, Batch)>> for FrozenBatches {
+    fn from(batches: Vec<(Moment, Batch)>) -> FrozenBatches {
+        FrozenBatches::new(move |see| batches.into_iter().try_for_each(|(moment, batch)| see(moment, batch)))
+    }
+}
+
 /// What an operator carries, as it was at the border.
 pub(crate) struct Carried {
     /// All of each is carried.

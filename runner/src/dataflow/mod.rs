@@ -46,6 +46,8 @@ mod windowed;
 #[cfg(test)]
 mod proof;
 #[cfg(test)]
+mod proof_border;
+#[cfg(test)]
 mod proof_flow;
 #[cfg(test)]
 mod proof_restore;
@@ -111,7 +113,7 @@ pub struct Settings {
     /// How long a bundle of a splittable stage may hold on to its output before it is asked to hand back the rest.
     pub max_bundle_time: Duration,
     /// How long a checkpoint waits for a stage to work off the input of before its border. After that what has not been
-    /// begun goes over the border with it, and is saved.
+    /// begun goes over the border with it, and is saved; and so does what has, of a stage without keys.
     pub carry_over_after: Duration,
     /// Saved cells of state that no transform has any more are dropped, instead of refused.
     pub allow_non_restored_state: bool,

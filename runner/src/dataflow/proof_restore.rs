@@ -42,7 +42,7 @@ const GATED: u32 = 5;
 const INSERTED: u32 = 6;
 
 /// What was noted: a line for each record, and how often.
-type Notes = Arc<Mutex<BTreeMap<String, u32>>>;
+pub(super) type Notes = Arc<Mutex<BTreeMap<String, u32>>>;
 
 /// From this number on a number is one that came too late.
 const LATE: u32 = 1 << 30;
@@ -73,9 +73,9 @@ enum Given {
 }
 
 #[derive(Debug)]
-struct Note {
-    lines: Vec<String>,
-    notes: Notes,
+pub(super) struct Note {
+    pub(super) lines: Vec<String>,
+    pub(super) notes: Notes,
 }
 
 impl Finalizer for Note {
@@ -387,12 +387,12 @@ fn plan() -> Plan {
 }
 
 /// What a process says of its checkpoints.
-struct Told(Sender<Result<Saved, String>>);
+pub(super) struct Told(pub(super) Sender<Result<Saved, String>>);
 
 #[derive(Clone, Debug)]
-struct Saved {
-    epoch: u64,
-    parts: Vec<Part>,
+pub(super) struct Saved {
+    pub(super) epoch: u64,
+    pub(super) parts: Vec<Part>,
 }
 
 impl CheckpointObserver for Told {
@@ -412,6 +412,8 @@ struct Life {
     bundles: u64,
     store: StoreKind,
     memory: usize,
+    /// [`Settings::carry_over_after`].
+    patience: Duration,
     plan: Plan,
     allow_non_restored_state: bool,
     /// It starts from the checkpoint of another job, and counts its epochs anew.
@@ -425,6 +427,7 @@ impl Default for Life {
             bundles: u64::MAX,
             store: StoreKind::Memory,
             memory: 64 << 20,
+            patience: Duration::ZERO,
             plan: plan(),
             allow_non_restored_state: false,
             anew: false,
@@ -433,7 +436,7 @@ impl Default for Life {
 }
 
 /// Takes one checkpoint after the other until the dataflow has ended; gives the last that was committed.
-fn take_checkpoints(
+pub(super) fn take_checkpoints(
     checkpoints: &Checkpoints,
     told: &Receiver<Result<Saved, String>>,
     ended: &Receiver<()>,
@@ -488,7 +491,7 @@ impl Life {
                 retries: 50,
                 retry_delay: Duration::from_millis(1),
                 store: self.store,
-                carry_over_after: Duration::ZERO,
+                carry_over_after: self.patience,
                 allow_non_restored_state: self.allow_non_restored_state,
                 ..Settings::default()
             },
@@ -528,7 +531,9 @@ fn lives_on(seed: u64, store: StoreKind, memory: usize) {
     for life in 0.. {
         let workers = [1, 2, 4, 3][next(4) as usize];
         let bundles = if life < 4 { 60 + next(600) } else { u64::MAX };
-        let life = Life { workers, bundles, store, memory, ..Life::default() };
+        // Everything that is open goes over every border, or some of it, or nothing.
+        let patience = Duration::from_millis([0, 0, 2, 1000][next(4) as usize]);
+        let life = Life { workers, bundles, store, memory, patience, ..Life::default() };
         match life.live(from.as_ref().filter(|from| from.epoch > 0), &notes, dir.path()) {
             Some(saved) => from = Some(saved),
             None => break,

@@ -14,7 +14,7 @@ use crate::executor::{Residual, Split};
 use crate::time::Timestamp;
 
 /// See the module.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Remainder {
     /// How many elements, from the first on, are whole.
     whole: usize,

@@ -219,6 +219,11 @@ impl References {
         References(iterables)
     }
 
+    /// Whether an element goes on here.
+    pub(crate) fn have_rest_of(&self, element: &[u8]) -> bool {
+        self.0.token_of(element).is_some()
+    }
+
     /// The stage has processed an element: what it goes on in is given back.
     pub(crate) fn release(&self, element: &[u8]) {
         if let Some(token) = self.0.token_of(element) {

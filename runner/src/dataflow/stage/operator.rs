@@ -15,7 +15,7 @@ use super::super::alarm::Alarm;
 use super::super::border_wait::BorderWait;
 use super::super::bundle_state::StageState;
 use super::super::bundles::{Bundles, Finished, HandedBack};
-use super::super::carried::{self, Carried, Share, TakenOver};
+use super::super::carried::{self, Carried, FrozenBatches, Share, TakenOver};
 use super::super::edge::{Edge, Output, moment};
 use super::super::emission::Emissions;
 use super::super::fit::form_of_input;
@@ -92,6 +92,7 @@ pub(crate) fn build<'scope>(
         epoch: saver.first_epoch(),
         reached: saver.first_epoch(),
         border_wait: BorderWait::default(),
+        idle: None,
         saver,
         reporter,
         failed: false,
@@ -143,6 +144,8 @@ struct StageOperator {
     /// The epoch that the input has reached.
     reached: u64,
     border_wait: BorderWait,
+    /// Since when a slot idles beside bundles.
+    idle: Option<Instant>,
     saver: Saver,
     reporter: Rc<Reporter>,
     alarm: Alarm,
@@ -326,8 +329,10 @@ impl StageOperator {
                 }
             }
             let to_shorten = self.truncation.as_ref().and_then(Truncation::first);
-            let idle = !self.input.has(epoch) && !self.bundles.busy() && to_shorten.is_none_or(|first| first > epoch);
-            if !idle {
+            let waits = self.input.has(epoch) || to_shorten.is_some_and(|first| first <= epoch);
+            // What user code does may take for ever, or wait for what is behind the border: then open bundles come along.
+            let along = || self.border_wait.is_over(&self.job) && self.bundles.can_be_carried();
+            if waits || (self.bundles.busy() && !along()) {
                 return;
             }
             let next = self.input.next(epoch, frontier).into_iter().chain(to_shorten).min();
@@ -341,10 +346,13 @@ impl StageOperator {
         }
     }
 
-    /// Steps to the next epoch: nothing that belongs to this one is left.
+    /// Steps to the next epoch: nothing that belongs to this one is left but, perhaps, open bundles. They have had no effect
+    /// yet, so they come along: a checkpoint holds their input, and what they give belongs to the next epoch.
     fn step(&mut self, gate: &mut Gate, next: u64) {
+        let open = self.bundles.carry_over(next);
         if let Some(border) = self.saver.border(self.epoch, next) {
             let mut carried = Carried::over(border.epoch(), self.bundles.references());
+            carried.add_saved([FrozenBatches::from(open)]);
             let frozen = self.input.freeze_carried().and_then(|inputs| {
                 carried.add_all(inputs);
                 carried.add_all(self.truncation.as_mut().map_or(Ok(vec![]), Truncation::freeze_carried)?);
@@ -366,7 +374,8 @@ impl StageOperator {
         self.pauses.move_on(next);
     }
 
-    /// Where a checkpoint waits for this stage for too long, what has not been begun goes over the border with it.
+    /// Where a checkpoint waits for this stage for too long, what has not been begun goes over the border with it; and so
+    /// does what has, as the operator steps.
     fn approach_border(&mut self) {
         if self.border_wait.is_too_long(&self.job, self.epoch, self.reached, &mut self.alarm) {
             let moved = self.input.move_on(self.reached);
@@ -378,6 +387,8 @@ impl StageOperator {
 
     /// Asks bundles that go on for long to hand back work. Ordinary elements that are slow are to run side by side.
     fn split(&mut self) {
+        let idles = self.bundles.free(self.bundles.limit()) > 0 && !self.input.has(self.epoch);
+        self.idle = (idles && self.bundles.busy()).then(|| self.idle.unwrap_or_else(Instant::now));
         if !self.bundles.busy() {
             return;
         }
@@ -385,9 +396,17 @@ impl StageOperator {
         let next = if !self.pace.splittable {
             let age = if at_border { self.job.settings.carry_over_after.min(2 * SLOW) } else { 2 * SLOW };
             self.bundles.split_older(age, 0.0)
-        } else if self.unbounded || self.reached > self.epoch || self.job.drain.requested() {
+        } else if self.unbounded || self.job.drain.requested() {
             self.bundles.split_older(self.job.settings.max_bundle_time, 0.0)
-        } else if self.bundles.free(self.bundles.limit()) > 0 && self.input.is_empty() {
+        } else if self.reached > self.epoch {
+            // Bundles that end at every border do not grow old: it counts how long a slot has idled beside them.
+            if self.idle.is_some_and(|since| since.elapsed() >= WORTH_SPLITTING) {
+                self.idle = None;
+                self.bundles.split_older(Duration::ZERO, 0.5)
+            } else {
+                self.bundles.split_older(self.job.settings.max_bundle_time, 0.0)
+            }
+        } else if idles {
             self.bundles.split_older(WORTH_SPLITTING, 0.5)
         } else {
             None
