@@ -23,6 +23,8 @@ import service
 
 # A process ends by itself after 40 s without a sign of its service.
 PAUSE = (42, 70)
+# Of the misfortunes, these are the service's.
+SERVICES = 0.15
 # Longer than that, and than it takes the service to notice.
 PATIENCE = 240
 
@@ -57,7 +59,7 @@ class Torturer:
 
   def __init__(self, job, chosen, pauses):
     self.job, self.service, self.chosen, self.pauses = job, job.service, chosen, pauses
-    self.done = {'kills': 0, 'harnesses': 0, 'pauses': 0}
+    self.done = {'kills': 0, 'harnesses': 0, 'services': 0, 'pauses': 0}
 
   def kill(self, pid, what='kills'):
     self.done[what] += service.kill(pid)
@@ -74,6 +76,15 @@ class Torturer:
       pass  # It was found to be lost, and ended.
     self.done['pauses'] += 1
 
+  def kill_service(self):
+    """Kills the service, perhaps again as it begins, and lets the next one go on with the job."""
+    for _ in range(self.chosen.choice([1, 1, 2])):
+      self.service.kill()
+      self.done['services'] += 1
+      self.service.start()
+      time.sleep(self.chosen.uniform(0, 0.5))
+    self.service.wait()
+
   def once(self):
     """One misfortune. False: the job is over."""
     checkpoints = int(self.chosen.random() < 0.7)
@@ -84,6 +95,8 @@ class Torturer:
       return self.job.reached(self.service.workers)
     if self.chosen.random() < self.pauses / 1000:
       self.pause(self.chosen.choice(workers + harnesses))
+    elif self.chosen.random() < SERVICES:
+      self.kill_service()
     elif harnesses and self.chosen.random() < 0.5:
       self.kill(self.chosen.choice(harnesses), 'harnesses')
     elif self.chosen.random() < 0.15:

@@ -57,6 +57,7 @@ struct Answer {
     why: String,
     kills: u64,
     harnesses: u64,
+    services: u64,
     pauses: u64,
     state: String,
     compared: u64,
@@ -78,6 +79,7 @@ struct Sums {
     jobs: u64,
     kills: u64,
     harnesses: u64,
+    services: u64,
     pauses: u64,
     compared: u64,
     lost: u64,
@@ -91,6 +93,7 @@ impl Sums {
         self.jobs += 1;
         self.kills += answer.kills;
         self.harnesses += answer.harnesses;
+        self.services += answer.services;
         self.pauses += answer.pauses;
         self.compared += answer.compared;
         self.lost += answer.lost;
@@ -101,11 +104,12 @@ impl Sums {
 
     fn line(&self) -> String {
         format!(
-            "{} jobs, {} job processes and {} harnesses killed, {} paused; {} values compared, {} lost, {} repeated or \
+            "{} jobs, {} job processes, {} harnesses and {} services killed, {} paused; {} values compared, {} lost, {} repeated or \
              wrong; {} jobs hung, {} not as they should be",
             self.jobs,
             self.kills,
             self.harnesses,
+            self.services,
             self.pauses,
             self.compared,
             self.lost,
@@ -153,12 +157,13 @@ pub fn run(options: &Options) -> Result<bool> {
 
 fn print(answer: &Answer) {
     println!(
-        "{} seed {}: {}, {} kills, {} of harnesses, {} pauses; {} values compared, {} lost, {} repeated or wrong; {:.0} s",
+        "{} seed {}: {}, {} kills, {} of harnesses, {} of services, {} pauses; {} values compared, {} lost, {} repeated or wrong; {:.0} s",
         if answer.well() { "WELL " } else { "WRONG" },
         answer.seed,
         if answer.hung { format!("HUNG ({})", answer.why) } else { answer.state.clone() },
         answer.kills,
         answer.harnesses,
+        answer.services,
         answer.pauses,
         answer.compared,
         answer.lost,
@@ -189,7 +194,7 @@ fn one(seed: u64, options: &Options, program: &Path, python: &Path, logs: &Path)
         child.kill().context("cannot end a job")?;
         child.wait().context("cannot wait for a job")?;
         let (hung, why) = (true, format!("after {} s; see {}", options.timeout, log.display()));
-        let (kills, harnesses, pauses, compared, lost, repeated) = (0, 0, 0, 0, 0, 0);
+        let (kills, harnesses, services, pauses, compared, lost, repeated) = (0, 0, 0, 0, 0, 0, 0);
         let (state, differences, seconds) = (String::new(), Vec::new(), options.timeout as f64);
         return Ok(Answer {
             seed,
@@ -197,6 +202,7 @@ fn one(seed: u64, options: &Options, program: &Path, python: &Path, logs: &Path)
             why,
             kills,
             harnesses,
+            services,
             pauses,
             state,
             compared,
@@ -220,7 +226,7 @@ mod tests {
         serde_json::from_str(text).expect("an answer")
     }
 
-    const WELL: &str = r#"{"seed": 1, "hung": false, "kills": 8, "harnesses": 1, "pauses": 0, "state": "DONE",
+    const WELL: &str = r#"{"seed": 1, "hung": false, "kills": 8, "harnesses": 1, "services": 2, "pauses": 0, "state": "DONE",
         "compared": 70, "lost": 0, "repeated": 0, "differences": [], "seconds": 13.3}"#;
 
     #[test]
@@ -244,7 +250,7 @@ mod tests {
         sums.add(&answer(&WELL.replace(r#""lost": 0"#, r#""lost": 3"#)));
         assert_eq!(
             sums.line(),
-            "2 jobs, 16 job processes and 2 harnesses killed, 0 paused; 140 values compared, 3 lost, 0 repeated or \
+            "2 jobs, 16 job processes, 2 harnesses and 4 services killed, 0 paused; 140 values compared, 3 lost, 0 repeated or \
              wrong; 0 jobs hung, 1 not as they should be"
         );
     }

@@ -92,6 +92,7 @@ impl Default for ServiceConfig {
                 grace: Duration::from_secs(15),
                 attach_timeout: Duration::from_secs(60),
                 checkpoints: None,
+                check_against: None,
             },
             retention: Retention::default(),
         }

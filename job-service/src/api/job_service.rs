@@ -22,7 +22,7 @@ use super::streams::{self, Replies};
 use crate::artifacts::Staging;
 use crate::job::{Job, JobId, Jobs, Preparation, PreparationId, RunError, Submission};
 use crate::planning::Understood;
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Supervisor, set_options};
 use crate::{metrics, options, planning};
 
 /// See the module.
@@ -53,7 +53,8 @@ impl JobApi {
 #[tonic::async_trait]
 impl JobService for JobApi {
     async fn prepare(&self, request: Request<PrepareJobRequest>) -> Result<Response<PrepareJobResponse>, Status> {
-        let (request, unnamed) = (request.into_inner(), Arc::clone(&self.unnamed));
+        let (mut request, unnamed) = (request.into_inner(), Arc::clone(&self.unnamed));
+        set_options(request.pipeline_options.get_or_insert_default(), self.supervisor.imposed_options());
         // A large pipeline takes a while; a panic in there is an answer and no more.
         let prepared = tokio::task::spawn_blocking(move || prepare(request, &unnamed)).await;
         let preparation = prepared.map_err(|e| Status::internal(format!("preparing the pipeline: {e}")))??;

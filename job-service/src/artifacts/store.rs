@@ -123,12 +123,6 @@ impl Store {
         Ok(Upload { store: self.clone(), file, hasher: Sha256::new(), size: 0 })
     }
 
-    /// How long content is that is here.
-    pub fn length(&self, hash: ContentHash) -> Result<u64, StoreError> {
-        let path = self.path(hash);
-        Ok(fs::metadata(&path).map_err(io_error("cannot look at the artifact", &path))?.len())
-    }
-
     /// A folder of links to contents that are here, named by their hashes; removed when dropped.
     pub fn links(&self, hashes: &[ContentHash]) -> Result<tempfile::TempDir, StoreError> {
         let folder = self.incoming()?;

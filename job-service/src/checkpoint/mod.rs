@@ -44,6 +44,7 @@
 pub mod files;
 pub mod journal;
 pub mod layout;
+pub mod listing;
 pub mod manifest;
 pub mod options;
 mod protocol;
@@ -64,6 +65,7 @@ pub use files::{FileError, FileHashes, Files, Known, Transfer, Uploaded};
 pub use journal::{BeginError, CommitError, Committed, Found, Journal, JournalError, Settled, Skipped, Writer};
 pub(crate) use layout::parse_number;
 pub use layout::{FileKey, Key, Layout, LayoutError, ServiceLayout};
+pub use listing::{ListError, SavedState, path_of, saved_states};
 pub use manifest::{Entry, FileRef, Kind, Manifest, ManifestError, Marker, Part, Reason};
 pub use options::{OpenError, Options};
 pub use protocol::Refusal;

@@ -32,6 +32,12 @@ pub(super) enum Command {
     Drain(EndArgs),
     /// Have a job save its state now, and print the savepoint_path that another job starts from
     Savepoint(SavepointArgs),
+    /// List the checkpoints and savepoints of a job that are there
+    Checkpoints(CheckpointsArgs),
+    /// Run the pipeline of a job that has ended as a new job, from what it saved, and print that one's id
+    Restore(RestoreArgs),
+    /// Tell whether a Beam program, changed or not, could start from saved state: the program runs, its pipelines do not
+    CheckUpgrade(CheckUpgradeArgs),
     /// Print what is said about a job, from its start, until it ends
     Logs(LogsArgs),
     /// One process of a job; started by agents
@@ -194,6 +200,49 @@ pub(super) struct SavepointArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct CheckpointsArgs {
+    #[command(flatten)]
+    pub(super) service: Endpoint,
+    /// The job's id, or the beginning of it; or STORAGE/JOB, such as file:///checkpoints/JOB, of any service
+    pub(super) of: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RestoreArgs {
+    #[command(flatten)]
+    pub(super) service: Endpoint,
+    /// The job's id, or the beginning of it
+    pub(super) job: String,
+    /// What to start from, as `ferrobeam checkpoints` names it [default: the newest]
+    #[arg(long)]
+    pub(super) from: Option<String>,
+    /// Worker threads of the new job in all [default: as the job's]
+    #[arg(long)]
+    pub(super) parallelism: Option<NonZeroUsize>,
+    /// A pipeline option of the new job that is other than the job's, NAME=VALUE (repeatable)
+    #[arg(long = "option", value_parser = pair)]
+    pub(super) options: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckUpgradeArgs {
+    #[command(flatten)]
+    pub(super) service: Endpoint,
+    /// What is to be started from: a job of the service, for the newest that it saved; or a savepoint_path
+    #[arg(long)]
+    pub(super) from: String,
+    /// Which SDK the command uses [default: found out]
+    #[arg(long)]
+    pub(super) sdk: Option<Sdk>,
+    /// The command, such as `python pipeline.py --streaming`
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(super) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct LogsArgs {
     #[command(flatten)]
     pub(super) service: Endpoint,
@@ -209,6 +258,11 @@ pub(super) struct JobProcessArgs {
     /// The job service's URL
     #[arg(long)]
     pub(super) service: String,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("NAME=VALUE is wanted")?;
+    Ok((name.trim_start_matches('-').to_owned(), value.to_owned()))
 }
 
 fn bytes(text: &str) -> Result<u64, String> {

@@ -5,7 +5,7 @@ mod client;
 mod jobs;
 mod progress;
 mod run;
-mod savepoint;
+mod saved_state;
 mod sdk;
 mod serve;
 
@@ -60,7 +60,10 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
                     Command::Jobs(args) => jobs::list(args).await,
                     Command::Cancel(args) => jobs::cancel(args).await,
                     Command::Drain(args) => jobs::drain(args).await,
-                    Command::Savepoint(args) => savepoint::take(args).await,
+                    Command::Savepoint(args) => saved_state::take(args).await,
+                    Command::Checkpoints(args) => saved_state::list(args).await,
+                    Command::Restore(args) => saved_state::restore(args).await,
+                    Command::CheckUpgrade(args) => saved_state::check(args).await,
                     Command::Logs(args) => jobs::logs(args).await,
                     Command::JobProcess(_) => Ok(ExitCode::SUCCESS),
                 }

@@ -130,7 +130,7 @@ fn explain(args: &RunArgs, amended: &Amended) {
     eprintln!("ferrobeam: running the command with {}{replaced}", amended.added.join(" "));
 }
 
-fn start(amended: &Amended) -> anyhow::Result<Child> {
+pub(super) fn start(amended: &Amended) -> anyhow::Result<Child> {
     let [program, args @ ..] = amended.command.as_slice() else { anyhow::bail!("there is no command") };
     let started = Command::new(program).args(args).kill_on_drop(true).spawn();
     started.with_context(|| format!("cannot start {}", program.to_string_lossy()))
@@ -138,7 +138,7 @@ fn start(amended: &Amended) -> anyhow::Result<Child> {
 
 /// Waits for the command, and passes on to it what is asked of this process. `on_interrupt` runs at the first time. A
 /// terminal sends SIGINT to the command as well, so that one is not passed on; asked twice, the command is killed.
-async fn wait(command: &mut Child, on_interrupt: impl Fn()) -> anyhow::Result<(ExitStatus, bool)> {
+pub(super) async fn wait(command: &mut Child, on_interrupt: impl Fn()) -> anyhow::Result<(ExitStatus, bool)> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut interrupted = false;
@@ -162,7 +162,7 @@ async fn wait(command: &mut Child, on_interrupt: impl Fn()) -> anyhow::Result<(E
 }
 
 /// As a shell tells it.
-fn exit_code(status: ExitStatus) -> ExitCode {
+pub(super) fn exit_code(status: ExitStatus) -> ExitCode {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }

@@ -1,13 +1,15 @@
 //! One job: what was submitted, and what became of it.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use ferrobeam_proto::pipeline::{MonitoringInfo, Pipeline};
 use prost::Message as _;
 use tokio::sync::watch;
+
+use crate::artifacts::Staged;
 
 use super::{Event, EventLog, Generation, Importance, JobId, LogLimits, Message, Page, State, Waiting};
 
@@ -54,6 +56,8 @@ pub struct Job {
     changed: watch::Sender<u64>,
     cancel: watch::Sender<bool>,
     drain: watch::Sender<bool>,
+    /// The artifacts of its environments, once they are known.
+    staged: OnceLock<Staged>,
     /// The number of the first event that is not recorded outside of this service.
     recorded: watch::Sender<u64>,
 }
@@ -151,8 +155,20 @@ impl Job {
             changed: watch::Sender::new(0),
             cancel: watch::Sender::new(false),
             drain: watch::Sender::new(false),
+            staged: OnceLock::new(),
             recorded: watch::Sender::new(0),
         }
+    }
+
+    /// Notes the artifacts of its environments, for good.
+    pub fn keep_staged(&self, staged: Staged) {
+        // They are always the same.
+        let _ = self.staged.set(staged);
+    }
+
+    /// The artifacts of its environments.
+    pub fn staged(&self) -> Staged {
+        self.staged.get().cloned().unwrap_or_default()
     }
 
     /// Events before number `next` are recorded outside of this service.

@@ -144,6 +144,19 @@ pub const CATALOGUE: &[OptionEntry] = &[
     ),
     entry("allow_non_restored_state", Flag(false), Honoured, "Ignore saved state of no transform"),
     entry(
+        "transform_name_mapping",
+        Text(""),
+        Honoured,
+        "Of the saved state to start from, transforms that have other names now, as JSON: {\"old name\": \"new name\"}; what is \
+         within them is renamed with them; named as on Dataflow",
+    ),
+    entry(
+        "ferrobeam_retained_checkpoints",
+        Integer(-1),
+        Honoured,
+        "How many checkpoints are kept, should the latest be damaged; -1: 2. Flink's state.checkpoints.num-retained",
+    ),
+    entry(
         "state_backend_storage_path",
         Text(""),
         Honoured,

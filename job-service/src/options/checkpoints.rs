@@ -1,5 +1,6 @@
 //! What a job asks of its checkpoints: Flink's options.
 
+use std::collections::BTreeMap;
 use std::num::{NonZeroU64, NonZeroUsize};
 
 use super::{Reader, StartFrom};
@@ -33,8 +34,9 @@ pub struct CheckpointOptions {
     pub externalized: bool,
     /// They stay when the job is cancelled.
     pub retained_on_cancellation: bool,
-    /// How many are kept, should the latest be damaged. Flink's `state.checkpoints.num-retained`, whose default is 1; no
-    /// option of Beam's sets it.
+    /// New names of transforms, by those that they have in the checkpoint to start from.
+    pub renamed: BTreeMap<String, String>,
+    /// How many are kept, should the latest be damaged. Flink's `state.checkpoints.num-retained`, whose default is 1.
     pub retained: NonZeroUsize,
 }
 
@@ -52,6 +54,7 @@ impl CheckpointOptions {
             allow_non_restored_state: false,
             externalized: false,
             retained_on_cancellation: false,
+            renamed: BTreeMap::new(),
             retained: RETAINED,
         }
     }
@@ -74,6 +77,8 @@ impl CheckpointOptions {
         options.externalized = reader.flag("externalized_checkpoints_enabled").unwrap_or(false);
         options.retained_on_cancellation =
             reader.flag("retain_externalized_checkpoints_on_cancellation").unwrap_or(false);
+        options.renamed = reader.names("transform_name_mapping").unwrap_or_default();
+        options.retained = reader.positive("ferrobeam_retained_checkpoints").unwrap_or(RETAINED);
         options.fail_on_errors = reader.flag("fail_on_checkpointing_errors").unwrap_or(true);
         Some(options)
     }
@@ -108,6 +113,8 @@ mod tests {
             ("min_pause_between_checkpoints", "18"),
             ("num_concurrent_checkpoints", "3"),
             ("fail_on_checkpointing_errors", "false"),
+            ("ferrobeam_retained_checkpoints", "5"),
+            ("transform_name_mapping", "{\"a/b\": \"c\"}"),
         ];
         let expected = CheckpointOptions {
             interval: NonZeroU64::new(500).expect("not zero"),
@@ -120,7 +127,8 @@ mod tests {
             allow_non_restored_state: false,
             externalized: false,
             retained_on_cancellation: false,
-            retained: RETAINED,
+            renamed: [("a/b".to_owned(), "c".to_owned())].into(),
+            retained: NonZeroUsize::new(5).expect("not zero"),
         };
         assert_eq!(read(&all), Some(expected));
     }

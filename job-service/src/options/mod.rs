@@ -9,6 +9,7 @@ mod catalogue;
 mod checkpoints;
 mod start_from;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -204,6 +205,27 @@ impl Reader<'_> {
         self.parsed(name, StartFrom::parse)
     }
 
+    /// Names by names: an object, or its JSON.
+    fn names(&mut self, name: &str) -> Option<BTreeMap<String, String>> {
+        let value = self.get(name)?.clone();
+        let names = match &value {
+            Json::StringValue(text) if text.trim().is_empty() => return None,
+            Json::StringValue(text) => serde_json::from_str(text).ok(),
+            Json::StructValue(fields) => {
+                let text = |(old, new): (&String, &Value)| match &new.kind {
+                    Some(Json::StringValue(new)) => Some((old.clone(), new.clone())),
+                    _ => None,
+                };
+                fields.fields.iter().map(text).collect()
+            }
+            Json::NullValue(_) | Json::NumberValue(_) | Json::BoolValue(_) | Json::ListValue(_) => None,
+        };
+        if names.is_none() {
+            self.refuse(name, show(&value), "an object such as {\"old name\": \"new name\"}");
+        }
+        names
+    }
+
     fn backend(&mut self, name: &str) -> Option<StateBackend> {
         self.parsed(name, str::parse)
     }
@@ -310,6 +332,7 @@ mod tests {
                 Kind::Text(_) if entry.name == "state_backend" => text("rocksdb"),
                 Kind::Text(_) if entry.name == "savepoint_path" => text(&format!("{folder}/job-1")),
                 Kind::Text(_) if entry.name == "state_backend_storage_path" => text(&folder),
+                Kind::Text(_) if entry.name == "transform_name_mapping" => text("{\"old\": \"new\"}"),
                 Kind::Integer(_) | Kind::Text(_) => text("17"),
                 Kind::List => text("a.jar"),
             };

@@ -18,7 +18,7 @@ use crate::job::JobId;
 use crate::metrics::{from_infos, to_infos};
 
 /// The part that has what the bundles of a process have counted, and its file.
-const METRICS: &str = "metrics";
+pub(crate) const METRICS: &str = "metrics";
 
 /// Takes a process's part in the checkpoints of its job. Cloning shares it.
 #[derive(Clone)]
@@ -112,7 +112,12 @@ impl Taking {
             })?;
             let read = runner::Restore::read(manifest.epoch.0, folders);
             let read = read.map_err(|e| damaged(failed("the checkpoint", &e)))?;
-            restore = Some(if own { read } else { read.for_another_job() });
+            restore = Some(if own {
+                read
+            } else {
+                let renames: runner::Renames = asked.renamed_transforms.clone().into_iter().collect();
+                read.renamed(&renames).map_err(|e| failed("the checkpoint to start from", &e))?.for_another_job()
+            });
             // Once in the job.
             for counted in metrics.iter().filter(|_| own && place.index == 0) {
                 reports.start_from(from_infos(counted));

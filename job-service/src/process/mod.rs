@@ -13,6 +13,7 @@ mod committed;
 mod reports;
 mod work;
 
+pub(crate) use checkpoints::METRICS;
 pub use cluster::{ClusterError, Member, Verdict};
 
 use std::process::ExitCode;

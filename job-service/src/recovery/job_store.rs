@@ -59,7 +59,6 @@ pub struct Loaded {
     pub history: Loading,
     /// How it ended, if it did.
     pub end: Option<End>,
-    contents: Vec<FileRef>,
 }
 
 /// The history of a job, as far as it was read.
@@ -129,7 +128,7 @@ impl JobStore {
     }
 
     /// Stores what is not there yet.
-    async fn keep_contents(&self, id: &JobId, staged: &Staged) -> Result<Vec<v1::Content>, SaveError> {
+    async fn keep_contents(&self, id: &JobId, staged: &Staged) -> Result<Vec<Bytes>, SaveError> {
         let mut contents = self.contents.lock().await;
         let missing: Vec<_> = staged.contents.difference(&contents.stored).copied().collect();
         if !missing.is_empty() {
@@ -138,11 +137,8 @@ impl JobStore {
             contents.stored.extend(missing);
         }
         contents.wanted.insert(id.clone(), staged.contents.clone());
-        let content = |hash: &ContentHash| {
-            let sha256 = Bytes::copy_from_slice(&<[u8; 32]>::from(*hash));
-            Ok(v1::Content { sha256, length: self.artifacts.length(*hash)? })
-        };
-        staged.contents.iter().map(content).collect()
+        let bytes = |hash: &ContentHash| Bytes::copy_from_slice(&<[u8; 32]>::from(*hash));
+        Ok(staged.contents.iter().map(bytes).collect())
     }
 
     /// Records that processes of the job are about to be started.
@@ -215,21 +211,17 @@ impl JobStore {
         if record.job_id != id.as_str() {
             return Err(content("it is that of another job"));
         }
-        let mut contents = Vec::new();
-        for v1::Content { sha256, length } in record.contents {
+        let mut contents = BTreeSet::new();
+        for sha256 in record.contents {
             let hash: [u8; 32] = sha256.as_ref().try_into().map_err(|_| content("a hash is not 32 bytes long"))?;
-            let sha256 = ContentHash::from(hash);
-            contents.push(FileRef { name: sha256.to_string(), sha256, bytes: length, epoch: ARTIFACTS });
+            contents.insert(ContentHash::from(hash));
         }
         let environments = record.staged.into_iter().map(|set| EnvironmentArtifacts {
             environment: set.environment,
             alternative: set.alternative.into_iter().map(|at| at as usize).collect(),
             artifacts: set.artifacts,
         });
-        let staged = Staged {
-            environments: environments.collect(),
-            contents: contents.iter().map(|content| content.sha256).collect(),
-        };
+        let staged = Staged { environments: environments.collect(), contents };
         let end = match self.read::<v1::End>(&ServiceLayout::end(id)?, MAX_RECORD).await {
             Ok(end) => Some(End::of_proto(end).ok_or_else(|| content("it ended in a state that is no end"))?),
             Err(SaveError::Storage(error)) if error.is_not_found() => None,
@@ -250,7 +242,6 @@ impl JobStore {
             attempts: attempts.iter().filter_map(|it| parse_number(&it.key)).max().unwrap_or(0),
             history: self.history(id).await?,
             end,
-            contents,
         })
     }
 
@@ -299,8 +290,17 @@ impl JobStore {
             }
         }
         history.piece += 1;
-        let missing: Vec<FileRef> =
-            loaded.contents.iter().filter(|content| !self.artifacts.has(content.sha256)).cloned().collect();
+        self.fetch(&loaded.staged).await
+    }
+
+    /// Brings artifacts here that are not.
+    pub async fn fetch(&self, staged: &Staged) -> Result<(), SaveError> {
+        let mut missing = Vec::new();
+        for sha256 in staged.contents.iter().copied().filter(|hash| !self.artifacts.has(*hash)) {
+            let key = ServiceLayout::artifacts().file(FileKey { epoch: ARTIFACTS, sha256 });
+            let bytes = self.storage.length(&key).await?;
+            missing.push(FileRef { name: sha256.to_string(), sha256, bytes, epoch: ARTIFACTS });
+        }
         if !missing.is_empty() {
             let folder = self.artifacts.incoming()?;
             self.files.download(&missing, folder.path()).await?;

@@ -1,6 +1,6 @@
 //! The checkpoints of one job: the coordinator with a clock, and with somebody to write manifests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::attempt::Outcome;
 use super::coordinator::{Coordinator, Decision, Event, Purpose, Settings};
 use super::manifests::{self, JournalManifests};
-use crate::checkpoint::{Epoch, OpenError, Options, Part, Storage};
+use crate::checkpoint::{Epoch, OpenError, Options, Part, Storage, path_of};
 use crate::control::v1;
 use crate::control::v1::process_order::Order;
 use crate::job::{Generation, JobId};
@@ -107,6 +107,7 @@ pub(super) struct Checkpoints {
     retained: NonZeroUsize,
     start_from: Option<StartFrom>,
     allow_non_restored_state: bool,
+    renamed: BTreeMap<String, String>,
     /// As the options say.
     externalized: bool,
     retained_on_cancellation: bool,
@@ -164,6 +165,7 @@ impl Checkpoints {
             retained: asked.retained,
             start_from: asked.start_from.clone(),
             allow_non_restored_state: asked.allow_non_restored_state,
+            renamed: asked.renamed.clone(),
             externalized: asked.externalized,
             retained_on_cancellation: asked.retained_on_cancellation,
             coordinator: Coordinator::new(settings),
@@ -191,6 +193,7 @@ impl Checkpoints {
             restore: self.beginning.restorable.as_ref().map(|restored| restored.manifest.clone()).unwrap_or_default(),
             restore_storage_url: self.restore_url.clone(),
             allow_non_restored_state: self.allow_non_restored_state,
+            renamed_transforms: self.renamed.clone(),
         }
     }
 
@@ -257,8 +260,7 @@ impl Checkpoints {
                 self.latest = Some(epoch);
                 if purpose == Purpose::Savepoint {
                     self.savepoints += 1;
-                    let (url, job) = (self.storage.url.trim_end_matches('/'), &self.job);
-                    self.answer(&Ok(format!("{url}/{job}/manifests/{:020}", epoch.0)));
+                    self.answer(&Ok(path_of(&self.storage.url, &self.job, epoch)));
                 }
                 todo.push(Todo::Tell(Box::new(Order::CheckpointCommitted(v1::CheckpointCommitted { epoch: epoch.0 }))));
             }
@@ -321,6 +323,11 @@ impl Checkpoints {
         }
         message.push_str("\n\nSubmit it again to begin from its start, or from a savepoint by --savepoint_path.");
         message
+    }
+
+    /// The latest that was completed here.
+    pub(super) fn latest(&self) -> Option<Epoch> {
+        self.latest
     }
 
     /// A process has found a file of the checkpoint that the attempt began from to be damaged.

@@ -21,6 +21,7 @@ mod coordinator;
 mod manifests;
 mod recorded;
 mod restart;
+mod saved_state;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +42,8 @@ pub use checkpoints::{Beginning, CheckpointStorage, Manifest, ManifestError, Man
 pub use coordinator::Purpose;
 pub use manifests::JournalManifests;
 pub use recorded::Records;
+pub use saved_state::RestoreRefused;
+pub(crate) use saved_state::set_options;
 
 use crate::artifacts::{RetrievalGrants, Staged};
 use crate::job::{Generation, Importance, Job, JobId, Jobs, Message, Preparation, State, secret};
@@ -70,6 +73,8 @@ pub struct SupervisorConfig {
     pub attach_timeout: Duration,
     /// Where checkpoints are kept; `None`: no job takes any, whatever it asks for.
     pub checkpoints: Option<CheckpointStorage>,
+    /// No job is run: each is told whether it could start from the saved state that this names (`savepoint_path`).
+    pub check_against: Option<String>,
 }
 
 /// See the module.
@@ -111,6 +116,11 @@ impl Supervisor {
         }
     }
 
+    /// Pipeline options of every job, whatever its client says.
+    pub fn imposed_options(&self) -> impl Iterator<Item = (String, String)> {
+        self.config.check_against.iter().map(|path| ("savepoint_path".to_owned(), path.clone()))
+    }
+
     /// The agents that it uses.
     pub fn agents(&self) -> &Arc<Agents> {
         &self.agents
@@ -123,6 +133,7 @@ impl Supervisor {
 
     /// The same, of a job that an earlier service ran so often.
     fn go_on(self: &Arc<Self>, job: Arc<Job>, preparation: Preparation, attempts: u64) {
+        job.keep_staged(preparation.staging.staged().unwrap_or_default());
         for remark in &preparation.remarks {
             job.say(remark.clone());
         }
@@ -182,6 +193,11 @@ impl Supervisor {
 
     /// Returns the last attempt, if processes of it may still be there.
     async fn run(self: &Arc<Self>, job: &Arc<Job>, preparation: Preparation, attempts: u64) -> Option<Leaving> {
+        if self.config.check_against.is_some() {
+            let outcome = self.check(job, preparation).await;
+            finish(job, outcome, Bytes::new());
+            return None;
+        }
         let count = preparation.options.processes.unwrap_or(self.config.processes).get();
         let mut work = self.work(job, preparation, count);
         let (outcome, leaving) = match &mut work {
@@ -222,6 +238,7 @@ impl Supervisor {
         loop {
             job.begin(generation);
             let mut begun = Instant::now();
+            let before = work.checkpoints.as_ref().and_then(Checkpoints::latest);
             let (outcome, attempt) = match self.beginning(job, generation, work).await {
                 Ok(()) => match self.recorded_places(job, generation, work.processes).await {
                     Ok(places) => {
@@ -242,7 +259,8 @@ impl Supervisor {
             if *cancelled.borrow() {
                 return (Outcome::Cancelled, None);
             }
-            let loss = Loss { how, ran: begun.elapsed() };
+            let after = work.checkpoints.as_ref().and_then(Checkpoints::latest);
+            let loss = Loss { how, ran: begun.elapsed(), progressed: after > before };
             let from = if work.checkpoints.is_some() { "its latest checkpoint" } else { "its start" };
             let (delay, message) = match work.restarts.decide(&history, &loss, from) {
                 Verdict::Restart { delay, message } => (delay, message),
@@ -445,6 +463,7 @@ fn begin_again(job: &Job, work: &Work, earlier: u64) -> Result<History, Outcome>
     let loss = Loss {
         how: "the service that ran the job is gone, and the job's processes with it".to_owned(),
         ran: Duration::MAX,
+        progressed: false,
     };
     match work.restarts.decide(&history, &loss, "its start") {
         Verdict::GiveUp { message } => Err(Outcome::Failed(message)),

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::Supervisor;
 use super::agents::Place;
 use super::attempt::Outcome;
-use crate::artifacts::Staging;
+use crate::artifacts::{Staged, Staging};
 use crate::job::{Generation, Importance, Job, Message, Preparation, Restored, State};
 use crate::planning::{self, Understood};
 use crate::recovery::{End, Historian, JobStore, Loaded, SaveError};
@@ -34,6 +34,11 @@ impl Records {
     /// In `store`. `replaced` is told when another service has the jobs, and why that is known.
     pub fn new(store: Arc<JobStore>, replaced: watch::Sender<Option<String>>) -> Records {
         Records { store, replaced }
+    }
+
+    /// Brings artifacts here that are in the storage.
+    pub(super) async fn fetch(&self, staged: &Staged) -> Result<(), SaveError> {
+        self.store.fetch(staged).await
     }
 
     fn follow(&self, historian: Historian) {
@@ -96,6 +101,7 @@ impl Supervisor {
             metrics: loaded.end.as_ref().map(|end| end.metrics.clone()),
         });
         job.recorded(loaded.history.next);
+        job.keep_staged(loaded.staged.clone());
         if let Some(end) = loaded.end {
             // It was recorded first, and its history may have been cut off before.
             if !job.state().0.is_terminal() {

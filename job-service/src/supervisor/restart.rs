@@ -11,7 +11,7 @@ use std::time::Duration;
 const DELAY: Duration = Duration::from_secs(1);
 /// The pause grows no further than this, unless the job asked for more.
 const LONGEST: Duration = Duration::from_secs(60);
-/// After an attempt that ran for this long the pause is short again.
+/// After an attempt that ran for this long, or completed a checkpoint, the pause is short again.
 const STABLE: Duration = Duration::from_secs(600);
 /// How many of the latest attempts are told when a job is given up.
 const TOLD: usize = 20;
@@ -40,6 +40,15 @@ pub(super) struct Loss {
     pub(super) how: String,
     /// How long the attempt had run.
     pub(super) ran: Duration,
+    /// It had come further than the one before: a checkpoint of it was complete.
+    pub(super) progressed: bool,
+}
+
+impl Loss {
+    /// Whether the attempt went well for a while.
+    fn is_late(&self) -> bool {
+        self.progressed || self.ran >= STABLE
+    }
 }
 
 /// The attempts so far, each of which lost a process.
@@ -93,7 +102,7 @@ impl RestartPolicy {
     }
 
     fn restart(&self, history: &History, loss: &Loss, from: &str, which: &str) -> Verdict {
-        let doublings = if loss.ran >= STABLE { 0 } else { history.soon.min(16) };
+        let doublings = if loss.is_late() { 0 } else { history.soon.min(16) };
         let delay = self.delay.saturating_mul(1 << doublings).min(self.delay.max(LONGEST));
         let message = format!(
             "{}\n\nThe job is run again from {from} in {} s ({which}). What its metrics counted since then does not count.",
@@ -113,7 +122,7 @@ impl History {
     /// One more attempt has ended.
     pub(super) fn push(&mut self, loss: &Loss) {
         self.attempts = self.attempts.saturating_add(1);
-        self.soon = if loss.ran >= STABLE { 0 } else { self.soon.saturating_add(1) };
+        self.soon = if loss.is_late() { 0 } else { self.soon.saturating_add(1) };
         if self.latest.len() == TOLD {
             self.latest.remove(0);
         }
@@ -140,7 +149,7 @@ mod tests {
     use super::*;
 
     fn loss(how: &str, ran: u64) -> Loss {
-        Loss { how: how.into(), ran: Duration::from_secs(ran) }
+        Loss { how: how.into(), ran: Duration::from_secs(ran), progressed: false }
     }
 
     /// A line for each of `losses`: `again after S`, or `over`.
@@ -195,6 +204,21 @@ mod tests {
         for (name, policy, losses, expected) in cases {
             assert_eq!(course(policy, losses), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn an_attempt_that_completed_a_checkpoint_makes_the_pause_short() {
+        let policy = RestartPolicy::new(None, None, true);
+        let mut history = History::default();
+        let mut delays = Vec::new();
+        for progressed in [false, false, true, false, false] {
+            let loss = Loss { progressed, ..loss("was killed", 1) };
+            if let Verdict::Restart { delay, .. } = policy.decide(&history, &loss, "its latest checkpoint") {
+                delays.push(delay.as_secs());
+            }
+            history.push(&loss);
+        }
+        assert_eq!(delays, [1, 2, 1, 1, 2]);
     }
 
     #[test]

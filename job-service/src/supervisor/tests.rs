@@ -88,6 +88,7 @@ impl Fleet {
             grace: PATIENCE,
             attach_timeout: PATIENCE,
             checkpoints,
+            check_against: None,
         };
         let agents = Arc::new(Agents::default());
         let jobs = Arc::new(Jobs::new(Retention::default()));
@@ -369,6 +370,7 @@ async fn a_job_goes_on_from_the_last_checkpoint_whose_manifest_is_written() {
         restore: Bytes::new(),
         restore_storage_url: String::new(),
         allow_non_restored_state: false,
+        renamed_transforms: [].into(),
     };
     assert_eq!(deployment.checkpoints, Some(expected.clone()));
 

@@ -23,12 +23,14 @@
 //! caller's, who also decides when one is begun.
 
 mod handle;
+pub(crate) mod names;
 pub mod part;
 mod restore;
 
 pub use handle::{CheckpointObserver, Checkpoints};
 pub(crate) use handle::{Frozen, Saver};
+pub use names::Renames;
 pub(crate) use part::{CarriedBatch, CarriedWriter};
-pub use part::{CellName, Part, PartHead, PartKind};
+pub use part::{CellName, HEAD, Part, PartHead, PartKind};
 pub(crate) use restore::Restored;
 pub use restore::{Restore, RestoreError};

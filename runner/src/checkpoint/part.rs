@@ -27,7 +27,8 @@ use crate::time::Timestamp;
 /// The version of the layout that this build writes, and the greatest that it reads.
 pub const FORMAT: u32 = 1;
 
-const HEAD: &str = "head.json";
+/// The file that says what a part is: [`PartHead`].
+pub const HEAD: &str = "head.json";
 const CARRIED: &str = "carried";
 const CARRIED_MAGIC: &[u8; 8] = b"ferroca1";
 /// Bytes of a record's numbers.

@@ -1,9 +1,10 @@
 //! What a job starts from: the parts of a checkpoint, found by their operators.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
+use super::names::Renames;
 use super::part::{CarriedBatch, PartHead, read_carried};
 
 /// A checkpoint that was brought here, to start from.
@@ -50,6 +51,12 @@ pub enum RestoreError {
         /// That of the checkpoint.
         wanted: u64,
     },
+    /// A new name that makes two operators one.
+    #[error("transforms are renamed so that a checkpoint has two of {0:?}")]
+    Clash(String),
+    /// A new name for what is not there.
+    #[error("transforms are renamed that the checkpoint does not have: {}", .0.join(", "))]
+    Renamed(Vec<String>),
     /// The operators of the plan and those of the checkpoint are not the same.
     #[error("the checkpoint does not fit the pipeline:\n{}", .0.join("\n"))]
     Misfit(Vec<String>),
@@ -79,6 +86,31 @@ impl Restore {
     #[must_use]
     pub fn for_another_job(self) -> Restore {
         Restore { epoch: 0, ..self }
+    }
+
+    /// The same for a pipeline that has other names for its transforms.
+    pub fn renamed(self, renames: &Renames) -> Result<Restore, RestoreError> {
+        let mut used = BTreeSet::new();
+        let mut parts: BTreeMap<String, Vec<Restored>> = BTreeMap::new();
+        for (operator, mut of_operator) in self.parts {
+            let operator = renames.of_operator(&operator, &mut used).unwrap_or(operator);
+            for Restored { head, .. } in &mut of_operator {
+                head.operator.clone_from(&operator);
+                for cell in head.cells.iter_mut().chain(&mut head.timers) {
+                    if let Some(new) = renames.of_transform(&cell.transform, &mut used) {
+                        cell.transform = new;
+                    }
+                }
+            }
+            if parts.insert(operator.clone(), of_operator).is_some() {
+                return Err(RestoreError::Clash(operator));
+            }
+        }
+        let unused = renames.unused(&used);
+        if !unused.is_empty() {
+            return Err(RestoreError::Renamed(unused));
+        }
+        Ok(Restore { parts, ..self })
     }
 
     /// The epoch that the job starts in: the checkpoint's, unless it was another job's.

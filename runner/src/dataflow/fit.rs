@@ -5,9 +5,20 @@ use std::collections::BTreeMap;
 use super::bundles::element_coder;
 use super::keyed::StateForm;
 use super::side_inputs::form_of_side_input;
-use super::{Job, saved_names, windowed};
+use super::{saved_names, windowed};
 use crate::checkpoint::{PartHead, PartKind, Restore, RestoreError};
-use crate::plan::{Node, Stage};
+use crate::plan::{Node, Plan, Stage};
+
+/// What becomes of the parts of a checkpoint that fits a plan: names of operators, and of what in them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fit {
+    /// Goes on with what was saved.
+    pub taken_over: Vec<String>,
+    /// Is new, and begins with nothing.
+    pub begins_empty: Vec<String>,
+    /// Was saved, and is given up because the job allows it.
+    pub dropped: Vec<String>,
+}
 
 /// What an operator of the plan can take over.
 enum Taker {
@@ -19,30 +30,30 @@ enum Taker {
 }
 
 /// How the input of a stage is encoded: what it carried was written under this description.
-pub(crate) fn form_of_input(job: &Job, stage: &Stage) -> String {
-    let coder = element_coder(&job.plan, stage.input.collection);
+pub(crate) fn form_of_input(plan: &Plan, stage: &Stage) -> String {
+    let coder = element_coder(plan, stage.input.collection);
     format!("{}, in {}", coder.value, coder.window)
 }
 
-/// Everything that does not fit, by operator, cell and coder. What nobody would take over is an error, too, unless the job
-/// lets it be dropped.
-pub(crate) fn check(job: &Job, restore: &Restore) -> Result<(), RestoreError> {
+/// Compares a checkpoint with the plan that is to start from it. An error names everything that does not fit, by operator,
+/// cell and coder; what nobody would take over is one, too, unless `allow_non_restored_state`.
+pub fn compare(plan: &Plan, restore: &Restore, allow_non_restored_state: bool) -> Result<Fit, RestoreError> {
     let mut takers: BTreeMap<String, Taker> = BTreeMap::new();
-    for node in &job.plan.nodes {
+    for node in &plan.nodes {
         match node {
             Node::GroupByKey { name, input, windowing, .. } => {
-                let form = windowed::form(&element_coder(&job.plan, *input), windowing);
+                let form = windowed::form(&element_coder(plan, *input), windowing);
                 takers.insert(saved_names::of_grouping(name), Taker::Store(PartKind::Grouping, form));
             }
             Node::Stage(id) => {
-                let stage = &job.plan.stages[id.0 as usize];
+                let stage = &plan.stages[id.0 as usize];
                 let taker = match &stage.keyed {
-                    Some(keyed) => Taker::Keyed(Box::new(StateForm::of(job, *id, keyed))),
-                    None => Taker::Stage(form_of_input(job, stage)),
+                    Some(keyed) => Taker::Keyed(Box::new(StateForm::of(plan, *id, keyed, allow_non_restored_state))),
+                    None => Taker::Stage(form_of_input(plan, stage)),
                 };
                 takers.insert(saved_names::of_stage(stage), taker);
                 for side_input in &stage.side_inputs {
-                    let form = form_of_side_input(job, side_input.collection, side_input.access);
+                    let form = form_of_side_input(plan, side_input.collection, side_input.access);
                     let name = saved_names::of_side_input(stage, side_input);
                     takers.insert(name, Taker::Store(PartKind::SideInput, form));
                 }
@@ -50,21 +61,33 @@ pub(crate) fn check(job: &Job, restore: &Restore) -> Result<(), RestoreError> {
             Node::Impulse { .. } | Node::Flatten { .. } | Node::Redistribute { .. } | Node::TestStream { .. } => {}
         }
     }
-    let mut wrong = Vec::new();
+    let (mut fit, mut wrong) = (Fit::default(), Vec::new());
     for operator in restore.operators() {
         let heads = || restore.of(operator).iter().map(|part| &part.head);
-        if heads().all(|head| !head.has_store && head.carried == 0) {
-            continue;
-        }
+        let is_empty = heads().all(|head| !head.has_store && head.carried == 0);
         match takers.get(operator) {
-            None if job.settings.allow_non_restored_state => {}
+            _ if is_empty => {}
+            None if allow_non_restored_state => fit.dropped.push(operator.to_owned()),
             None => wrong.push(format!(
-                "- {operator}: the pipeline has it no more, or it has another name now: allow_non_restored_state drops it"
+                "- {operator}: the pipeline has it no more, or it has another name now: transform_name_mapping says which, \
+                 allow_non_restored_state drops it"
             )),
-            Some(taker) => wrong.extend(heads().find_map(|head| taker.refuses(operator, head))),
+            Some(taker) => match heads().find_map(|head| taker.refuses(operator, head)) {
+                Some(why) => wrong.push(why),
+                None => {
+                    fit.taken_over.push(operator.to_owned());
+                    if let (Taker::Keyed(form), Some(head)) = (taker, heads().next()) {
+                        form.note_changes(head, &mut fit);
+                    }
+                }
+            },
         }
     }
-    if wrong.is_empty() { Ok(()) } else { Err(RestoreError::Misfit(wrong)) }
+    let new = |(name, taker): (&String, &Taker)| {
+        (!matches!(taker, Taker::Stage(_)) && restore.of(name).is_empty()).then(|| name.clone())
+    };
+    fit.begins_empty.extend(takers.iter().filter_map(new));
+    if wrong.is_empty() { Ok(fit) } else { Err(RestoreError::Misfit(wrong)) }
 }
 
 impl Taker {

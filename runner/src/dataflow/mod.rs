@@ -14,6 +14,7 @@ mod backlog_exchange;
 mod border_wait;
 mod build;
 mod bundle_state;
+mod bundle_times;
 mod bundles;
 mod carried;
 mod cluster;
@@ -66,6 +67,7 @@ use crate::state::StoreKind;
 
 pub use cluster::Topology;
 pub use drain::Drain;
+pub use fit::{Fit, compare};
 pub use run::run;
 pub use test_stream::{TestEventService, TestEventSink};
 

@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::proof::{Silent, counting};
 use super::*;
-use crate::checkpoint::{CheckpointObserver, Part, Restore};
+use crate::checkpoint::{CheckpointObserver, Part, Renames, Restore};
 use crate::element::{Batch, ElementCoder, Outputs, TimerTimes, TimerView, WireCoder, encode_windowed_value};
 use crate::executor::{
     Bundle, BundleDone, BundleError, CellPart, Completion, Finalizer, OpenBundle, Residual, StateKey, StateServer,
@@ -416,6 +416,7 @@ struct Life {
     patience: Duration,
     plan: Plan,
     allow_non_restored_state: bool,
+    renames: Renames,
     /// It starts from the checkpoint of another job, and counts its epochs anew.
     anew: bool,
 }
@@ -430,6 +431,7 @@ impl Default for Life {
             patience: Duration::ZERO,
             plan: plan(),
             allow_non_restored_state: false,
+            renames: Renames::default(),
             anew: false,
         }
     }
@@ -477,6 +479,7 @@ impl Life {
         let first = from.filter(|_| !self.anew).map_or(0, |from| from.epoch);
         let folders = |saved: &Saved| saved.parts.iter().map(|part| part.folder.clone()).collect::<Vec<PathBuf>>();
         let restore = from.map(|from| Restore::read(from.epoch, folders(from)).unwrap());
+        let restore = restore.map(|restore| restore.renamed(&self.renames).unwrap());
         let restore = restore.map(|restore| if self.anew { restore.for_another_job() } else { restore });
         let (tell, told) = crossbeam_channel::unbounded();
         let checkpoints = Checkpoints::new(self.workers, restore, Arc::new(Told(tell))).unwrap();
@@ -621,6 +624,60 @@ fn a_changed_pipeline_takes_over_what_it_still_has() {
     check(&notes, "changed");
 }
 
+/// A transform that has another name now, with its state, its timers and its grouping.
+#[test]
+fn what_was_renamed_is_taken_over_under_its_new_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let notes = Notes::default();
+    let saved = half_a_life(&notes, dir.path());
+    let mut renamed = plan();
+    renamed.stages[STATE as usize].name = "tally".into();
+    renamed.stages[STATE as usize].transforms = vec![("count".into(), "My/tally".into())];
+    renamed.stages[SOURCE as usize].name = "read".into();
+    for node in &mut renamed.nodes {
+        if let Node::GroupByKey { name, .. } = node {
+            *name = "Your/group".into();
+        }
+    }
+    let names = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(old, new)| ((*old).to_owned(), (*new).to_owned())).collect::<Renames>()
+    };
+    let all = [("count", "tally"), ("My/count", "My/tally"), ("source", "read"), ("My/group", "Your/group")];
+    let tried = |renames: Renames| {
+        let life = Life { plan: renamed.clone(), renames, ..Life::default() };
+        life.try_to_live(Some(&saved), &Notes::default(), dir.path()).unwrap_err()
+    };
+    let message = tried(names(&all[1..]));
+    assert!(message.contains("stage count: the pipeline has it no more"), "{message}");
+    assert!(!message.contains("source") && !message.contains("group"), "{message}");
+    let life = Life { plan: renamed.clone(), renames: names(&all), workers: 3, anew: true, ..Life::default() };
+    assert!(life.live(Some(&saved), &notes, dir.path()).is_none());
+    check(&notes, "renamed");
+}
+
+/// What `compare` says of a changed pipeline, without starting it.
+#[test]
+fn what_is_new_and_what_is_given_up_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let saved = half_a_life(&Notes::default(), dir.path());
+    let restore = Restore::read(saved.epoch, saved.parts.iter().map(|part| part.folder.clone())).unwrap();
+    let same = compare(&plan(), &restore, false).unwrap();
+    assert!(same.taken_over.contains(&"stage count".to_owned()), "{same:?}");
+    assert_eq!((same.begins_empty, same.dropped), (vec![], vec![]));
+    let mut changed = plan();
+    let cells = &mut keyed(&mut changed).states;
+    cells[0].state = "another".into();
+    for node in &mut changed.nodes {
+        if let Node::GroupByKey { name, .. } = node {
+            *name = "another".into();
+        }
+    }
+    assert!(compare(&changed, &restore, false).is_err());
+    let changed = compare(&changed, &restore, true).unwrap();
+    assert_eq!(changed.begins_empty, ["state \"another\" of \"My/count\"", "group another"]);
+    assert_eq!(changed.dropped, ["group My/group", "state \"n\" of \"My/count\""]);
+}
+
 #[test]
 fn what_does_not_fit_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
@@ -646,7 +703,7 @@ fn what_does_not_fit_is_refused_by_name() {
     for part in [
         "the checkpoint does not fit the pipeline",
         "stage count: state \"n\" of \"My/count\" was saved as bag of prefixed, and is now bag of unknown",
-        "stage source: the pipeline has it no more",
+        "stage source: the pipeline has it no more, or it has another name now",
         "group My/group: it was saved as",
     ] {
         assert!(message.contains(part), "{part:?} is not in {message}");

@@ -72,7 +72,7 @@ pub fn run(job: Job, topology: Topology) -> Result<(), JobFailure> {
     let (builders, network) = cluster::allocators(topology, &job.budget)
         .map_err(|error| JobFailure::runner(format!("connecting the workers of the job: {error}")))?;
     if let Some(restore) = job.checkpoints.restore() {
-        fit::check(&job, restore).map_err(|error| JobFailure {
+        fit::compare(&job.plan, restore, job.settings.allow_non_restored_state).map_err(|error| JobFailure {
             fault: Fault::User,
             message: error.to_string(),
             environment: None,

@@ -1,20 +1,21 @@
-//! What operators are called in a checkpoint: by the pipeline's own names, and by no position in it.
+//! What the operators of a plan are called in a checkpoint.
 
+use crate::checkpoint::names;
 use crate::plan::{SideInput, Stage};
 
-/// Of a stage, which is called after its first transform.
+/// Of a stage.
 pub(crate) fn of_stage(stage: &Stage) -> String {
-    format!("stage {}", stage.name)
+    names::of_stage(&stage.name)
 }
 
 /// Of the grouping that a transform is.
 pub(crate) fn of_grouping(transform: &str) -> String {
-    format!("group {transform}")
+    names::of_grouping(transform)
 }
 
-/// Of the table of a side input, which is called after the first transform that reads it.
+/// Of the table of a side input.
 pub(crate) fn of_side_input(stage: &Stage, side_input: &SideInput) -> String {
     let transform = stage.transforms.iter().find(|(id, _)| *id == side_input.transform);
     let transform = transform.map_or(&side_input.transform, |(_, name)| name);
-    format!("side input {} of {transform}, as {}", side_input.local_name, side_input.access)
+    names::of_side_input(&side_input.local_name, transform, side_input.access)
 }

@@ -1,12 +1,11 @@
 //! What a keyed stage's state is called and how it is encoded: what has to fit where it is taken over.
 
-use super::super::Job;
 use super::super::bundles::element_coder;
-use super::super::fit::form_of_input;
+use super::super::fit::{Fit, form_of_input};
 use super::super::restore::Parts;
 use crate::checkpoint::{CellName, PartHead, PartKind, Saver};
 use crate::element::ElementCoder;
-use crate::plan::{Keyed, Stage, StageId, StateCell, TimerFamily};
+use crate::plan::{Keyed, Plan, Stage, StageId, StateCell, TimerFamily};
 use crate::state::{Numbers, Record, Store, StoreError, Stores, group_of, renumber};
 
 /// See the module.
@@ -43,15 +42,15 @@ fn timer_name(stage: &Stage, family: &TimerFamily) -> CellName {
 }
 
 impl StateForm {
-    /// Of the stage `id` of a job.
-    pub(crate) fn of(job: &Job, id: StageId, keyed: &Keyed) -> StateForm {
-        let stage = &job.plan.stages[id.0 as usize];
+    /// Of the stage `id` of a plan. Saved cells that are gone are dropped if `drop_unknown`, and refused otherwise.
+    pub(crate) fn of(plan: &Plan, id: StageId, keyed: &Keyed, drop_unknown: bool) -> StateForm {
+        let stage = &plan.stages[id.0 as usize];
         StateForm {
-            input: element_coder(&job.plan, stage.input.collection),
-            form: form_of_input(job, stage),
+            input: element_coder(plan, stage.input.collection),
+            form: form_of_input(plan, stage),
             cells: keyed.states.iter().map(|cell| cell_name(stage, cell)).collect(),
             timers: keyed.timers.iter().map(|family| timer_name(stage, family)).collect(),
-            drop_unknown: job.settings.allow_non_restored_state,
+            drop_unknown,
         }
     }
 
@@ -61,6 +60,20 @@ impl StateForm {
             return Some(format!("its input was saved as {}, and is now {}", head.form, self.form));
         }
         self.numbers(head).err().map(|error| error.why)
+    }
+
+    /// Notes what cells and timer families are new, and which are given up.
+    pub(crate) fn note_changes(&self, head: &PartHead, fit: &mut Fit) {
+        let both = [("state", &head.cells, &self.cells), ("timer family", &head.timers, &self.timers)];
+        for (what, saved, now) in both {
+            let is = |cell: &CellName, other: &CellName| cell.transform == other.transform && cell.cell == other.cell;
+            let besides = |some: &[CellName], others: &[CellName]| -> Vec<String> {
+                let alone = some.iter().filter(|cell| !others.iter().any(|other| is(cell, other)));
+                alone.map(|cell| format!("{what} {:?} of {:?}", cell.cell, cell.transform)).collect()
+            };
+            fit.begins_empty.extend(besides(now, saved));
+            fit.dropped.extend(besides(saved, now));
+        }
     }
 
     /// How the stage's input is encoded.

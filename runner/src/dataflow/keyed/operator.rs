@@ -14,6 +14,7 @@ use super::super::Job;
 use super::super::alarm::Alarm;
 use super::super::border_wait::BorderWait;
 use super::super::bundle_state::StageState;
+use super::super::bundle_times::BundleTimes;
 use super::super::bundles::{Bundles, Finished, Input, element_coder};
 use super::super::carried::{self, Carried, Share, TakenOver};
 use super::super::edge::{Edge, Output, exchange, moment};
@@ -43,6 +44,9 @@ const TIMERS: usize = 10_000;
 const LATE: (&str, &str) = ("StatefulParDo", "DroppedDueToLateness");
 /// Most windows removed in one commit.
 const WINDOWS: usize = 1000;
+/// How long a bundle of elements should take at the most, about, where there are checkpoints: a bundle of a keyed stage cannot
+/// be split, and a checkpoint waits for the one that is open.
+const BUNDLE_TIME: Duration = Duration::from_secs(1);
 
 /// What a keyed stage shares with the rest of its process.
 pub(crate) struct Parts {
@@ -90,7 +94,7 @@ pub(crate) fn build<'scope>(
         // Fails only when the worker is gone.
         let _ = wake.activate();
     });
-    let form = StateForm::of(job, id, keyed);
+    let form = StateForm::of(&job.plan, id, keyed, job.settings.allow_non_restored_state);
     let opened = form.parts(&saver).and_then(|taken_over| {
         let store = form.open(&parts.stores, &taken_over, saver.shard())?;
         Ok((store, taken_over.least_watermark()))
@@ -144,7 +148,7 @@ pub(crate) fn build<'scope>(
         watermark,
         ended: false,
         nothing_expires: false,
-        pace: Pace::default(),
+        pace: BundleTimes::default(),
         border_wait: BorderWait::default(),
         saver,
         reporter,
@@ -203,37 +207,12 @@ struct KeyedOperator {
     ended: bool,
     /// Since the last change of the state no window expires.
     nothing_expires: bool,
-    pace: Pace,
+    pace: BundleTimes,
     border_wait: BorderWait,
     saver: Saver,
     reporter: Rc<Reporter>,
     alarm: Alarm,
     failed: bool,
-}
-
-/// How much of its input a bundle takes. Bundles of a keyed stage cannot be split, and a checkpoint waits for the one
-/// that is open: where there are checkpoints, bundles are kept short.
-#[derive(Debug, Default)]
-struct Pace {
-    /// Of an element in the last bundles, about.
-    each: Option<Duration>,
-}
-
-/// How long a bundle of elements should take at the most, about.
-const BUNDLE_TIME: Duration = Duration::from_secs(1);
-
-impl Pace {
-    fn took(&mut self, elements: usize, took: Duration) {
-        if elements > 0 {
-            let each = took / u32::try_from(elements).unwrap_or(u32::MAX);
-            self.each = Some(self.each.map_or(each, |before| (before + each) / 2));
-        }
-    }
-
-    fn elements(&self, limit: usize) -> usize {
-        let fit = self.each.map_or(u128::MAX, |each| BUNDLE_TIME.as_nanos() / each.as_nanos().max(1));
-        usize::try_from(fit).unwrap_or(usize::MAX).clamp(1, limit)
-    }
 }
 
 /// What to do next.
@@ -480,7 +459,7 @@ impl KeyedOperator {
 
     /// Input of the current epoch.
     fn take(&mut self) -> Result<Option<Next>, Fault> {
-        let elements = self.pace.elements(self.job.settings.max_bundle_elements);
+        let elements = self.pace.elements_in(BUNDLE_TIME, self.job.settings.max_bundle_elements);
         while let Some(taken) = self.input.take(self.epoch, elements, self.job.settings.max_bundle_bytes)? {
             let (mut changes, mut late, mut input) = (Changes::default(), 0, Vec::new());
             for batch in taken.batches {

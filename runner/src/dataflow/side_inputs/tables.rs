@@ -17,7 +17,7 @@ use super::materialise::{self, Growth};
 use crate::checkpoint::{PartHead, PartKind};
 use crate::clock::Clock;
 use crate::grouping::StoredIterables;
-use crate::plan::{Access, CollectionId, Stage};
+use crate::plan::{Access, CollectionId, Plan, Stage};
 use crate::side_input::{GrowingTable, SideInputTable};
 use crate::state::{StoreError, Stores};
 use crate::time::Moment;
@@ -35,8 +35,8 @@ pub(crate) struct Tables {
 }
 
 /// What a saved table is written for: of another form it is not read.
-pub(crate) fn form_of_side_input(job: &Job, collection: CollectionId, access: Access) -> String {
-    let collection = &job.plan.collections[collection.0 as usize];
+pub(crate) fn form_of_side_input(plan: &Plan, collection: CollectionId, access: Access) -> String {
+    let collection = &plan.collections[collection.0 as usize];
     let windowing = &collection.windowing;
     format!("{access} of {}, in {windowing}{}", collection.value, windowing.firing())
 }
@@ -142,7 +142,10 @@ impl<'scope> Fillers<'scope, '_> {
                     budget: job.budget.clone(),
                     // All tables of the job hold the same; that of its first worker is saved.
                     saver: (scope.index() == 0).then(|| job.checkpoints.saver(self.tables.names[&key].clone(), 0, 1)),
-                    head: PartHead { form: form_of_side_input(job, key.0, key.1), ..PartHead::of(PartKind::SideInput) },
+                    head: PartHead {
+                        form: form_of_side_input(&job.plan, key.0, key.1),
+                        ..PartHead::of(PartKind::SideInput)
+                    },
                     first_epoch: job.checkpoints.restore().map_or(0, |restore| restore.epoch()),
                     by_epoch: job.checkpoints.are_on(),
                 };

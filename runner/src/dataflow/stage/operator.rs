@@ -78,7 +78,7 @@ pub(crate) fn build<'scope>(
     let mut operator = StageOperator {
         stable,
         name: plan.name.clone(),
-        form: form_of_input(job, plan),
+        form: form_of_input(&job.plan, plan),
         bundles: if in_turn { of_stage } else { of_stage.handing_back_at_once() },
         truncation: plan.splittable.then(|| Truncation::new(plan.truncate.map(bundles), unbounded, &job.budget)),
         unbounded,
