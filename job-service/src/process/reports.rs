@@ -357,7 +357,12 @@ mod tests {
         for _ in 0..2 * WAITING {
             reports.warning("x".into());
         }
-        reports.send(Report::Failed(v1::Failed { message: "why".into(), lost_peer: false, damaged_checkpoint: 0 }));
+        reports.send(Report::Failed(v1::Failed {
+            message: "why".into(),
+            lost_peer: false,
+            may_pass: false,
+            damaged_checkpoint: 0,
+        }));
         let metrics = Report::Metrics(v1::Metrics::default());
         assert!(reports.offer(metrics.clone()) && !reports.offer(metrics.clone()));
         reports.send(metrics);

@@ -6,8 +6,9 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use ferrobeam_harness_bridge::{Bridge, BridgeConfig, TestStreamServices};
+use ferrobeam_harness_bridge::{Bridge, BridgeConfig, BridgeError, TestStreamServices};
 use ferrobeam_runner::dataflow::{self, Drain, Job, JobFailure, Settings, Topology};
+use ferrobeam_runner::executor::Fault;
 use ferrobeam_runner::memory::Budget;
 use ferrobeam_runner::plan::Plan;
 use tokio::net::TcpListener;
@@ -89,12 +90,13 @@ pub(super) async fn work(
         _ = orphaned.wait_for(|gone| *gone) => None,
     };
     let failed = matches!(ended, Some(Err(_)));
-    if let Some(Err(Failure { message, lost_peer, damaged_checkpoint })) = &ended {
+    if let Some(Err(Failure { message, lost_peer, may_pass, damaged_checkpoint })) = &ended {
         let damaged_checkpoint = damaged_checkpoint.map_or(0, |epoch| epoch.0);
         // At once: other processes of the job are stopped while this one's environments are.
         reports.send(Report::Failed(v1::Failed {
             message: message.clone(),
             lost_peer: *lost_peer,
+            may_pass: *may_pass,
             damaged_checkpoint,
         }));
     }
@@ -210,13 +212,34 @@ struct Failure {
     message: String,
     /// Nothing is wrong here: another process does not answer.
     lost_peer: bool,
+    /// Neither the pipeline nor its user code is to blame: it may go well another time.
+    may_pass: bool,
     /// The checkpoint that the attempt began from, where a file of it is damaged.
     damaged_checkpoint: Option<Epoch>,
 }
 
 impl From<String> for Failure {
     fn from(message: String) -> Failure {
-        Failure { message, lost_peer: false, damaged_checkpoint: None }
+        Failure { message, lost_peer: false, may_pass: false, damaged_checkpoint: None }
+    }
+}
+
+impl From<JobFailure> for Failure {
+    fn from(failure: JobFailure) -> Failure {
+        let may_pass = match failure.fault {
+            Fault::User => false,
+            // What a harness says that makes no sense, it will say again.
+            Fault::Environment => failure.environment.is_some(),
+            Fault::Runner => true,
+        };
+        Failure { may_pass, ..Failure::from(failure.message) }
+    }
+}
+
+impl From<BridgeError> for Failure {
+    fn from(error: BridgeError) -> Failure {
+        let may_pass = !matches!(error, BridgeError::Stage { .. });
+        Failure { may_pass, ..Failure::from(error.to_string()) }
     }
 }
 
@@ -227,7 +250,7 @@ impl From<ClusterError> for Failure {
             // It belongs to another generation, which the service knows more of, or to nobody.
             ClusterError::Refused { .. } | ClusterError::Impostor { .. } => false,
         };
-        Failure { message: error.to_string(), lost_peer, damaged_checkpoint: None }
+        Failure { lost_peer, ..Failure::from(error.to_string()) }
     }
 }
 
@@ -254,6 +277,7 @@ impl Part {
             message,
             // What the storage fails of may not be there the next time. What another job left behind does not change.
             lost_peer: damaged.is_none_or(|damaged| damaged.own),
+            may_pass: false,
             damaged_checkpoint: damaged.filter(|damaged| damaged.own).map(|damaged| damaged.epoch),
         })?;
         let _ = self.checkpoints.set(taking);
@@ -296,7 +320,7 @@ impl Part {
         };
         match ended {
             Ok(Ok(())) => Ok(plan),
-            Ok(Err(failure)) => Err(failure.message.into()),
+            Ok(Err(failure)) => Err(failure.into()),
             Err(_) => Err("the dataflow's thread is gone".to_owned().into()),
         }
     }
@@ -313,7 +337,7 @@ impl Part {
         member.connect(listener, addresses, CLUSTER_PATIENCE).await
     }
 
-    async fn start_bridge(&mut self, deployment: &v1::Deployment, plan: &Arc<Plan>) -> Result<Arc<Bridge>, String> {
+    async fn start_bridge(&mut self, deployment: &v1::Deployment, plan: &Arc<Plan>) -> Result<Arc<Bridge>, Failure> {
         let artifacts = RemoteArtifacts::new(self.channel.clone(), &deployment.retrieval_token);
         let artifacts = Arc::new(artifacts.map_err(|e| e.to_string())?);
         let work_dir = self.assignment.work_dir.clone();
@@ -329,10 +353,10 @@ impl Part {
         let asked = deployment.environments.unwrap_or_default();
         config.sdk_worker_parallelism = asked.sdk_worker_parallelism.map(|n| n as usize);
         config.retain_docker_containers = asked.retain_docker_containers;
-        let bridge = Arc::new(Bridge::open(config).await.map_err(|e| e.to_string())?);
+        let bridge = Arc::new(Bridge::open(config).await?);
         // Kept before it is ready: a stop that comes meanwhile has to end what is being started.
         self.bridge = Some(Arc::clone(&bridge));
-        bridge.ready().await.map_err(|e| e.to_string())?;
+        bridge.ready().await?;
         Ok(bridge)
     }
 }
@@ -371,6 +395,7 @@ fn start_dataflow(job: Job, topology: Topology) -> std::io::Result<oneshot::Rece
 mod tests {
     use super::super::cluster::Verdict;
     use super::*;
+    use ferrobeam_runner::plan::EnvironmentId;
     use ferrobeam_runner::state::StoreKind;
 
     #[test]
@@ -454,7 +479,22 @@ mod tests {
         ];
         for (error, lost_peer) in cases {
             let message = error.to_string();
-            assert_eq!(Failure::from(error), Failure { message, lost_peer, damaged_checkpoint: None });
+            assert_eq!(Failure::from(error), Failure { lost_peer, ..Failure::from(message) });
+        }
+    }
+
+    #[test]
+    fn what_is_nobodys_fault_in_the_pipeline_may_pass() {
+        let failure = |fault, environment| JobFailure { fault, message: "why".into(), environment };
+        let environment = Some(EnvironmentId(0));
+        let cases = [
+            (failure(Fault::User, environment), false),
+            (failure(Fault::Environment, environment), true),
+            (failure(Fault::Environment, None), false),
+            (failure(Fault::Runner, None), true),
+        ];
+        for (failure, may_pass) in cases {
+            assert_eq!(Failure::from(failure), Failure { may_pass, ..Failure::from("why".to_owned()) });
         }
     }
 }

@@ -39,6 +39,8 @@ pub(super) enum Signal {
         index: u32,
         message: String,
         lost_peer: bool,
+        /// Neither the pipeline nor its user code is to blame.
+        may_pass: bool,
         /// The checkpoint that the attempt began from, where a file of it is damaged.
         damaged_checkpoint: Option<Epoch>,
     },
@@ -313,18 +315,21 @@ impl Attempt {
                 self.completed.insert(index);
                 phase
             }
-            Signal::Failed { index, message, lost_peer, damaged_checkpoint } => {
-                if let (Some(checkpoints), Some(epoch)) = (checkpoints, damaged_checkpoint) {
+            Signal::Failed { index, message, lost_peer, may_pass, damaged_checkpoint } => {
+                if let (Some(checkpoints), Some(epoch)) = (checkpoints.as_mut(), damaged_checkpoint) {
                     checkpoints.distrust(epoch);
                 }
-                let outcome = if lost_peer { Outcome::Lost(message) } else { Outcome::Failed(message) };
+                // One that has never come so far is told at once, so that its owner can mend it.
+                let waits = may_pass && checkpoints.as_ref().is_some_and(Checkpoints::has_some);
+                let is_lost = lost_peer || waits;
+                let outcome = if is_lost { Outcome::Lost(message) } else { Outcome::Failed(message) };
                 match phase {
                     Phase::Attaching(_) | Phase::Working => {
                         tracing::debug!(process = %self.name(index), "reports that its job failed");
                         self.stop(outcome)
                     }
                     // It was on its way when a process was lost. It would fail again.
-                    Phase::Stopping(deadline, Outcome::Lost(_)) if !lost_peer => Phase::Stopping(deadline, outcome),
+                    Phase::Stopping(deadline, Outcome::Lost(_)) if !is_lost => Phase::Stopping(deadline, outcome),
                     other => other,
                 }
             }

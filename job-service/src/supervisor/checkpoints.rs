@@ -325,6 +325,11 @@ impl Checkpoints {
         message
     }
 
+    /// Whether the job has one of its own.
+    pub(super) fn has_some(&self) -> bool {
+        self.latest.is_some() || (self.beginning.restorable.is_some() && self.restore_url.is_empty())
+    }
+
     /// The latest that was completed here.
     pub(super) fn latest(&self) -> Option<Epoch> {
         self.latest

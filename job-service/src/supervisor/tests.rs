@@ -188,14 +188,23 @@ impl Fake {
         self.attachment.report(Report::Failed(v1::Failed {
             message: "another hash".into(),
             lost_peer: true,
+            may_pass: false,
             damaged_checkpoint: checkpoint,
         }));
     }
 
     fn fails(&self, message: &str, lost_peer: bool) {
+        let (message, may_pass) = (message.into(), false);
+        self.attachment.report(Report::Failed(v1::Failed { message, lost_peer, may_pass, damaged_checkpoint: 0 }));
+    }
+
+    /// Fails of something that is not the pipeline's fault.
+    fn suffers(&self, message: &str) {
+        let (message, may_pass) = (message.into(), true);
         self.attachment.report(Report::Failed(v1::Failed {
-            message: message.into(),
-            lost_peer,
+            message,
+            lost_peer: false,
+            may_pass,
             damaged_checkpoint: 0,
         }));
     }
@@ -456,6 +465,46 @@ async fn a_checkpoint_that_may_fail_is_told() {
         assert!(course.iter().any(|line| line.contains(told)), "{course:?}");
     }
     assert_eq!(course.last().map(String::as_str), Some("DONE"));
+}
+
+#[tokio::test]
+async fn a_job_with_a_checkpoint_waits_for_an_environment_and_one_without_does_not() {
+    let (mut fleet, _store) = Fleet::durable(1);
+    let asked = || JobOptions { retries: None, ..retries(0) };
+    let job = fleet.run(with_checkpoints(asked(), true));
+    let mut process = fleet.started().await;
+    process.deployed().await;
+    process.suffers("its worker pool cannot be reached");
+    while !matches!(process.order().await, Order::Stop(_)) {}
+    fleet.ended(&process.name, "ended with exit code 1");
+    assert_eq!(course(&job).await.last().map(String::as_str), Some("FAILED"));
+
+    let job = fleet.run(with_checkpoints(asked(), true));
+    for attempt in 0..3 {
+        let mut process = fleet.started().await;
+        process.deployed().await;
+        if attempt == 0 {
+            let epoch = process.checkpoint().await;
+            process.saved(epoch);
+            let committed = Order::CheckpointCommitted(v1::CheckpointCommitted { epoch });
+            while process.order().await != committed {}
+        }
+        process.suffers("its worker pool cannot be reached");
+        while !matches!(process.order().await, Order::Stop(_)) {}
+        fleet.ended(&process.name, "ended with exit code 1");
+    }
+    let mut process = fleet.started().await;
+    process.deployed().await;
+    process.fails("ValueError", false);
+    while !matches!(process.order().await, Order::Stop(_)) {}
+    fleet.ended(&process.name, "ended with exit code 1");
+    let course = course(&job).await;
+    let again = course.iter().filter(|line| line.starts_with("its worker pool cannot be reached")).count();
+    assert_eq!(
+        (again, &course[course.len() - 2..]),
+        (3, &["ValueError".to_owned(), "FAILED".to_owned()][..]),
+        "{course:?}"
+    );
 }
 
 #[tokio::test]
