@@ -18,6 +18,7 @@ from apache_beam.transforms.window import TimestampedValue
 
 import kills
 import pieces
+import savepoint_fixture
 import service
 
 
@@ -85,14 +86,17 @@ class Durable(unittest.TestCase):
 
   def check(self, job, context):
     """The job ends well, having been killed, and what it comes to is right."""
+    self.check_undisturbed(job, context)
+    self.assertGreater(job.kills, 0, 'it was over before it was killed')
+    return job
+
+  def check_undisturbed(self, job, context):
     context.release()
     if job.end() != 'DONE':
       self.fail('%s: %s' % (job.end(), '\n'.join(job.messages())[-4000:]))
-    self.assertGreater(job.kills, 0, 'it was over before it was killed')
     compared, lost, repeated = context.results()
     self.assertEqual((lost[:5], repeated[:5]), ([], []), 'DURABLE_SEED=%d' % self.seed)
     print('%s: %d kills, %d values compared' % (self.id(), job.kills, compared), flush=True)
-    return job
 
   def assert_went_on(self, job):
     """It was restarted from checkpoints."""
@@ -193,6 +197,28 @@ class Durable(unittest.TestCase):
     count = len(context.parts) * context.count
     self.assertEqual(job.counters('remembered'), [[count], [count]])
 
+  def test_worker_pool_that_comes_back(self):
+    """A job that has a checkpoint waits for it, longer than one that has none."""
+    pool = service.Pool()
+    self.addCleanup(pool.stop)
+    context = self.context('state', 'windows', count=800)
+    job = self.job(context.build, context, *pool.environment)
+    context.hold(1, 2)
+    self.assertTrue(job.worked(2, checkpoints=2))
+    pool.stop()
+    job.kills += 1
+    self.assertFalse(self.away(job, 15), 'it ended without its pool')
+    pool.start()
+    self.check(job, context)
+    self.assertTrue(any('worker pool' in text and 'The job is run again' in text for text in job.messages()))
+
+  def away(self, job, seconds):
+    """Whether it ends within so many seconds."""
+    try:
+      return bool(service.wait_for('its end', job.over, seconds))
+    except service.NeverCame:
+      return False
+
   def test_process_with_its_harnesses(self):
     context = self.context('state', count=800)
     self.assert_went_on(self.run_killed(context, *self.service.process_environment(), times=2))
@@ -268,6 +294,29 @@ class Durable(unittest.TestCase):
     self.assertEqual(self.service.ends(), 1)
     self.assertIn('the service has ended, and its jobs go on elsewhere', self.service.log.read_text())
     self.check(job, context)
+
+  # Savepoints of each version of the format, which stay in the repository: `savepoint_fixture.py` makes them.
+
+  def test_savepoint_of_version_1_memory(self):
+    self.restore('savepoint-v1-memory')
+
+  def test_savepoint_of_version_1_rocksdb(self):
+    self.restore('savepoint-v1-rocksdb')
+
+  def restore(self, name):
+    """Another job goes on with it, on another number of workers, where its sources stood."""
+    saved = savepoint_fixture.Savepoint(name)
+    context = saved.context(self.folder)
+    options = ['--savepoint_path=%s' % saved.put(self.folder), '--state_backend=%s' % saved.facts['state_backend']]
+    job = self.job(context.build, context, '--parallelism=%d' % (saved.facts['parallelism'] + 2), *options)
+    # Of each key one timer was due long ago.
+    job.reached(lambda: job.counters('flushed')[0] == [pieces.KEYS])
+    self.check_undisturbed(job, context)
+    first = {}
+    for part, number in map(str.split, pieces.read(context.calls)):
+      if part in saved.facts['stood']:
+        first.setdefault(part, int(number))
+    self.assertEqual(first, saved.facts['stood'])
 
   # What waits for checkpoints.
 

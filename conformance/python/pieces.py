@@ -33,6 +33,11 @@ AFTER_ALL = Timestamp(10**9)
 # Numbers that come so many seconds of event time too late.
 LATE_EVERY, LATE_BY = 25, 3
 BURST, GAP = 30, 0.2
+# Numbers that are one in a set.
+STEP = 40
+# What is called of a piece that copies numbers, besides sources. Which numbers are copied, and how often.
+COPYING = 'copies'
+COPIED_EVERY, COPIES = 50, 3
 
 
 def write(path, line):
@@ -163,18 +168,18 @@ class Remember(beam.DoFn):
   """
   SEEN = userstate.ReadModifyWriteStateSpec('seen', VarIntCoder())
   SUM = userstate.CombiningValueStateSpec('sum', VarIntCoder(), Sum())
-  REST = userstate.SetStateSpec('rest', VarIntCoder())
+  STEPS = userstate.SetStateSpec('steps', VarIntCoder())
   LIST = userstate.OrderedListStateSpec('list', VarIntCoder())
   PENDING = userstate.BagStateSpec('pending', StrUtf8Coder())
   TICK = userstate.TimerSpec('tick', TimeDomain.WATERMARK)
   FLUSH = userstate.TimerSpec('flush', TimeDomain.REAL_TIME)
   END = userstate.TimerSpec('end', TimeDomain.WATERMARK)
 
-  def __init__(self, last):
-    self.last = last
+  def __init__(self, last, flush):
+    self.last, self.flush = last, flush
 
   def process(
-      self, pair, seen=beam.DoFn.StateParam(SEEN), total=beam.DoFn.StateParam(SUM), rest=beam.DoFn.StateParam(REST),
+      self, pair, seen=beam.DoFn.StateParam(SEEN), total=beam.DoFn.StateParam(SUM), steps=beam.DoFn.StateParam(STEPS),
       ordered=beam.DoFn.StateParam(LIST), pending=beam.DoFn.StateParam(PENDING), tick=beam.DoFn.TimerParam(TICK),
       flush=beam.DoFn.TimerParam(FLUSH), end=beam.DoFn.TimerParam(END)):
     Metrics.counter('pieces', 'remembered').inc()
@@ -185,10 +190,10 @@ class Remember(beam.DoFn):
       end.set(AFTER_ALL)
     seen.write(before + 1)
     total.add(number)
-    rest.add(number % 13)
+    steps.add(number // STEP)
     ordered.add((Timestamp(number), number))
     pending.add(pair[1])
-    flush.set(Timestamp.now() + Duration(0.05))
+    flush.set(Timestamp.now() + Duration(self.flush))
 
   @userstate.on_timer(TICK)
   def on_tick(self, key=beam.DoFn.KeyParam, at=beam.DoFn.TimestampParam, tick=beam.DoFn.TimerParam(TICK)):
@@ -198,6 +203,7 @@ class Remember(beam.DoFn):
 
   @userstate.on_timer(FLUSH)
   def on_flush(self, key=beam.DoFn.KeyParam, pending=beam.DoFn.StateParam(PENDING)):
+    Metrics.counter('pieces', 'flushed').inc()
     for value in pending.read():
       yield key, value
     pending.clear()
@@ -205,12 +211,12 @@ class Remember(beam.DoFn):
   @userstate.on_timer(END)
   def at_the_end(
       self, key=beam.DoFn.KeyParam, seen=beam.DoFn.StateParam(SEEN), total=beam.DoFn.StateParam(SUM),
-      rest=beam.DoFn.StateParam(REST), ordered=beam.DoFn.StateParam(LIST), pending=beam.DoFn.StateParam(PENDING)):
+      steps=beam.DoFn.StateParam(STEPS), ordered=beam.DoFn.StateParam(LIST), pending=beam.DoFn.StateParam(PENDING)):
     for value in pending.read():
       yield key, value
     pending.clear()
     listed = [value for _, value in ordered.read()]
-    yield key, 'end %s' % json.dumps([seen.read(), total.read(), sorted(rest.read()), listed])
+    yield key, 'end %s' % json.dumps([seen.read(), total.read(), sorted(steps.read()), listed])
 
 
 class Piece:
@@ -244,7 +250,7 @@ class State(Piece):
 
   def expand(self, numbers, context):
     last = context.count // RATE
-    return numbers | beam.Map(keyed) | beam.ParDo(Remember(last)).with_output_types(tuple[str, str])
+    return numbers | beam.Map(keyed) | beam.ParDo(Remember(last, context.flush)).with_output_types(tuple[str, str])
 
   def expected(self, pairs):
     pairs = sorted(pairs)
@@ -256,8 +262,8 @@ class State(Piece):
         yield key, name
       for at in range(WIDTH, count // RATE + 1, WIDTH):
         yield key, 'tick %d' % at
-      rest = sorted({number % 13 for number in numbers})
-      yield key, 'end %s' % json.dumps([len(numbers), sum(numbers), rest, sorted(numbers)])
+      steps = sorted({number // STEP for number in numbers})
+      yield key, 'end %s' % json.dumps([len(numbers), sum(numbers), steps, sorted(numbers)])
 
 
 class Windows(Piece):
@@ -398,17 +404,21 @@ class Accumulating(Panes):
 
 
 class Side(Piece):
-  """Each number beside the sum of its window on a slower source, for which it waits."""
+  """Each number beside the sum of its window on a slower source, for which it waits, or which came long ago."""
   name = 'side'
 
   def expand(self, numbers, context):
     side = (
         context.source('side', ['side'], batch=max(1, context.batch // 2), pause=2 * context.pause)
-        | 'side windows' >> beam.WindowInto(window.FixedWindows(WIDTH)) | beam.MapTuple(lambda _, number: number)
+        | 'side windows' >> beam.WindowInto(
+            window.FixedWindows(WIDTH), accumulation_mode=trigger.AccumulationMode.ACCUMULATING, allowed_lateness=10**6)
+        | beam.MapTuple(lambda _, number: number)
         | beam.CombineGlobally(sum).without_defaults())
     return (
-        numbers | beam.WindowInto(window.FixedWindows(WIDTH))
-        | beam.Map(lambda pair, sums: (key_of(pair[1]), '%s-%d %s' % (*pair, list(sums))), pvalue.AsIter(side))
+        numbers | 'happened' >> beam.Map(lambda pair: TimestampedValue(pair, late(pair)))
+        | beam.WindowInto(window.FixedWindows(WIDTH), allowed_lateness=10**6)
+        | 'beside' >> beam.Map(
+            lambda pair, sums: (key_of(pair[1]), '%s-%d %s' % (*pair, list(sums))), pvalue.AsIter(side))
         | 'globally' >> beam.WindowInto(window.GlobalWindows()))
 
   def expected(self, pairs):
@@ -416,7 +426,7 @@ class Side(Piece):
     for number in {number for _, number in pairs}:
       sums[number // RATE // WIDTH] += number
     for part, number in pairs:
-      yield key_of(number), '%s-%d [%d]' % (part, number, sums[number // RATE // WIDTH])
+      yield key_of(number), '%s-%d [%d]' % (part, number, sums[late((part, number)).seconds() // WIDTH])
 
 
 class Latest(Piece):
@@ -429,8 +439,8 @@ class Latest(Piece):
         | 'side windows' >> beam.WindowInto(
             window.GlobalWindows(), trigger=trigger.Repeatedly(trigger.AfterCount(1)),
             accumulation_mode=trigger.AccumulationMode.DISCARDING) | beam.MapTuple(lambda _, number: number)
-        | beam.CombineGlobally(lambda values: max(values, default=-1)).without_defaults())
-    return numbers | beam.Map(
+        | 'greatest' >> beam.CombineGlobally(lambda values: max(values, default=-1)).without_defaults())
+    return numbers | 'beside' >> beam.Map(
         lambda pair, latest: (key_of(pair[1]), '%s-%d %s' % (*pair, list(latest))), pvalue.AsIter(side))
 
   def differences(self, pairs, collected):
@@ -459,7 +469,56 @@ class Stateless(Latest):
     return Piece.differences(self, pairs, collected)
 
 
-ALL = [State(), Windows(), Sliding(), Sessions(), Panes(), Accumulating(), Side(), Latest(), Stateless()]
+class Copies(beam.RestrictionProvider):
+  """The copies of a number."""
+  def initial_restriction(self, element):
+    return OffsetRange(0, COPIES)
+
+  def create_tracker(self, restriction):
+    return OffsetRestrictionTracker(restriction)
+
+  def restriction_size(self, element, restriction):
+    return restriction.size()
+
+
+class Copy(beam.DoFn):
+  """Emits the copies of a number one by one, and defers the others; while sources wait, the first alone.
+
+  Who counts the calls sees that it waits, too: sources may have come to their end.
+  """
+  def __init__(self, calls, held, pause):
+    self.calls, self.held, self.pause = calls, held, pause
+
+  @beam.DoFn.unbounded_per_element()
+  def process(
+      self, pair, tracker=beam.DoFn.RestrictionParam(Copies()),
+      estimator=beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider())):
+    copy = tracker.current_restriction().start
+    estimator.set_watermark(moment(pair[1]))
+    waits = copy and os.path.exists(self.held)
+    if waits:
+      write(self.calls, '%s %d' % (COPYING, pair[1]))
+    elif tracker.try_claim(copy):
+      yield key_of(pair[1]), '%s-%d/%d' % (*pair, copy)
+    tracker.defer_remainder(Duration(self.pause))
+
+
+class Copying(Piece):
+  """A DoFn that defers what is left, and is no source."""
+  name = 'copying'
+
+  def expand(self, numbers, context):
+    copied = numbers | beam.Filter(lambda pair: pair[1] % COPIED_EVERY == 0) | beam.Map(lambda pair: (pair[0], pair[1]))
+    return copied | 'copies' >> beam.ParDo(Copy(context.calls, context.held, 5 * context.pause))
+
+  def expected(self, pairs):
+    for part, number in pairs:
+      if number % COPIED_EVERY == 0:
+        for copy in range(COPIES):
+          yield key_of(number), '%s-%d/%d' % (part, number, copy)
+
+
+ALL = [State(), Windows(), Sliding(), Sessions(), Panes(), Accumulating(), Side(), Latest(), Stateless(), Copying()]
 
 
 class Context:
@@ -468,8 +527,9 @@ class Context:
   Its sources wait at a number, at first halfway, until they are released.
   """
 
-  def __init__(self, folder, pieces, parts=2, count=2000, batch=50, pause=0.02, source_fn=Source):
+  def __init__(self, folder, pieces, parts=2, count=2000, batch=50, pause=0.02, source_fn=Source, flush=0.05):
     self.pieces, self.count, self.batch, self.pause, self.source_fn = pieces, count, batch, pause, source_fn
+    self.flush = flush
     self.parts = ['p%d' % part for part in range(parts)]
     self.calls, self.written = os.path.join(folder, 'calls'), os.path.join(folder, 'written')
     self.held = os.path.join(folder, 'held')

@@ -103,6 +103,24 @@ def wait_for(what, value, limit=LIMIT):
   raise NeverCame('%s never came, for %d s' % (what, limit))
 
 
+class S3:
+  """A folder as an S3 bucket: by versitygw, which FERROBEAM_S3 names. Objects are its files, so tests can look at them."""
+
+  def __init__(self, bucket):
+    port = free_port()
+    self.url = 's3://%s' % bucket.name
+    # None of it is a secret; without credentials a client asks a cloud's metadata service.
+    access = {'AWS_ACCESS_KEY_ID': 'test', 'AWS_SECRET_ACCESS_KEY': 'test-test', 'AWS_REGION': 'us-east-1'}
+    self.environment = dict(os.environ, AWS_ENDPOINT_URL='http://127.0.0.1:%d' % port, AWS_ALLOW_HTTP='true', **access)
+    command = [os.environ['FERROBEAM_S3'], '--port=127.0.0.1:%d' % port, '--access=test', '--secret=test-test']
+    self._process = started(command + ['posix', str(bucket.parent)], stdout=subprocess.DEVNULL)
+    wait_for('the S3 gateway', lambda: listens(self._process.pid))
+
+  def stop(self):
+    self._process.terminate()
+    self._process.wait()
+
+
 class Service:
   """`ferrobeam serve` in a folder of its own, with a storage of jobs and checkpoints there, or in that of another."""
 
@@ -112,10 +130,14 @@ class Service:
     self.storage = storage or self.folder / 'checkpoints'
     self.storage.mkdir(exist_ok=True)
     (self.folder / 'temp').mkdir()
+    self._s3 = None
+    if 'FERROBEAM_S3' in os.environ:
+      self._s3 = S3(self.storage)
     port = free_port()
     self.endpoint = 'localhost:%d' % port
     self._command = [os.environ['FERROBEAM'], 'serve', '--job-port=%d' % port, '--artifact-port=0', '--expansion-port=0']
-    self._command += ['--checkpoint-storage=file://%s' % self.storage, '--temp-dir=%s' % (self.folder / 'temp')]
+    url = self._s3.url if self._s3 else 'file://%s' % self.storage
+    self._command += ['--checkpoint-storage=%s' % url, '--temp-dir=%s' % (self.folder / 'temp')]
     self._command += flags
     self.log = self.folder / 'log'
     self.start()
@@ -125,7 +147,8 @@ class Service:
   def start(self):
     """Starts it, or starts it again. One on the storage of another waits for that one's end before it listens."""
     with self.log.open('a') as log:
-      self._process = started(self._command, stdout=log, stderr=subprocess.STDOUT)
+      environment = self._s3.environment if self._s3 else None
+      self._process = started(self._command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
   def wait(self):
     wait_for('the service', lambda: self.check_alive() or listens(self._process.pid))
@@ -162,6 +185,8 @@ class Service:
     except subprocess.TimeoutExpired:
       self._process.kill()
       self._process.wait()
+    if self._s3:
+      self._s3.stop()
     self._temporary.cleanup()
 
   def check_alive(self):
@@ -211,14 +236,18 @@ class Pool:
   """A worker pool, whose harnesses are processes."""
 
   def __init__(self):
-    port = free_port()
+    self._port = free_port()
+    self.environment = ['--environment_type=EXTERNAL', '--environment_config=localhost:%d' % self._port]
+    self.start()
+
+  def start(self):
+    """Starts it, or starts it again where it was."""
     path = '%s:%s' % (os.path.dirname(sys.executable), os.environ['PATH'])  # The pool starts whatever `python` is.
     modules = str(pathlib.Path(__file__).resolve().parent)
     self._process = started(
-        [sys.executable, '-m', 'apache_beam.runners.worker.worker_pool_main', '--service_port=%d' % port],
+        [sys.executable, '-m', 'apache_beam.runners.worker.worker_pool_main', '--service_port=%d' % self._port],
         env=dict(os.environ, PATH=path, PYTHONPATH=modules), stdout=sys.stderr)
     wait_for('the worker pool', lambda: listens(self._process.pid))
-    self.environment = ['--environment_type=EXTERNAL', '--environment_config=localhost:%d' % port]
 
   def harnesses(self):
     return children(self._process.pid)

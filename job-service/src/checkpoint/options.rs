@@ -41,6 +41,7 @@ const AMAZON: &[&str] = &[
     "AWS_DEFAULT_REGION",
     "AWS_DISABLE_BULK_DELETE",
     "AWS_DISABLE_TAGGING",
+    "AWS_ENDPOINT",
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL_STS",
@@ -132,7 +133,7 @@ impl Provider {
     pub(super) fn endpoints(self) -> &'static [&'static str] {
         match self {
             Provider::File => &[],
-            Provider::Amazon => &["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"],
+            Provider::Amazon => &["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"],
             Provider::Google => &["GOOGLE_BASE_URL"],
             Provider::Azure => &["AZURE_STORAGE_ENDPOINT"],
         }
