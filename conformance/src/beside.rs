@@ -55,7 +55,7 @@ pub fn variants(options: &Variants) -> Result<bool> {
     let mut runs = Runs::default();
     for (name, flags) in known.into_iter().filter(|(n, _)| options.variant.is_empty() || options.variant.contains(n)) {
         let serve_args = options.serve_args.iter().cloned().chain(flags).collect();
-        let target = Where { endpoint: None, serve: Some(options.serve.clone()), serve_args };
+        let target = Where { endpoint: None, serve: Some(options.serve.clone()), serve_args, kill: None };
         runs.add(name, &target, &options.selection);
     }
     Ok(runs.end())

@@ -24,6 +24,7 @@ pub mod expansion;
 pub mod expected;
 mod helper;
 pub mod impossible;
+mod kills;
 mod lanes;
 pub mod matrix;
 pub mod memory;

@@ -12,6 +12,7 @@ use crate::capabilities::Capabilities;
 use crate::expansion::Expansion;
 use crate::expected::Watch;
 use crate::impossible::Impossible;
+use crate::kills::Killer;
 use crate::relay::Relay;
 use crate::report::{Complaint, Counts, Outcome, table};
 use crate::server::Server;
@@ -33,6 +34,10 @@ pub struct Where {
     /// An argument for the server that is started (repeatable)
     #[arg(long = "serve-arg", allow_hyphen_values = true, requires = "serve")]
     pub serve_args: Vec<String>,
+    /// Kill job processes of that server at random, from this seed: for jobs that go on, so with --option
+    /// checkpointing_interval=100
+    #[arg(long, value_name = "SEED", requires = "serve")]
+    pub kill: Option<u64>,
 }
 
 impl Where {
@@ -153,6 +158,7 @@ pub fn run(options: &Options) -> Result<Report> {
     println!("logs: {}", logs.display());
     let mut server = options.target.server()?;
     println!("job endpoint: {}", server.endpoint());
+    let killer = options.target.kill.zip(server.pid()).map(|(seed, server)| Killer::start(server, seed));
     let expansion = match selection.expansion_port {
         None if suites.contains(&Suite::Java) => Some(Expansion::start(&logs)?),
         _ => None,
@@ -180,6 +186,9 @@ pub fn run(options: &Options) -> Result<Report> {
         }
     }
     drop(relay);
+    if let Some(killer) = killer {
+        println!("{} job processes were killed", killer.stop());
+    }
     let died = server.check_alive().is_err();
     if let Err(error) = server.stop()
         && !died
