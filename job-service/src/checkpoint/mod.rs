@@ -56,6 +56,8 @@ pub mod storage;
 mod faults;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::unreliable;
 
 use std::fmt;
 

@@ -116,31 +116,55 @@ impl Election {
         Election { storage, term, lease }
     }
 
-    /// Returns when this service leads. `waits` is told of whom it waits for, once for each.
+    /// Returns when this service leads. `waits` is told of whom it waits for, once for each. Fails if the storage cannot be
+    /// read at first; what fails later is tried again, for as long as it takes.
     pub async fn win(self, mut waits: impl FnMut(&Term)) -> Result<Leadership, SaveError> {
-        let mut seen = (Newest::default(), Instant::now());
+        let mut seen = (self.newest().await?, Instant::now());
+        let mut told = None;
         loop {
-            let newest = self.newest().await?;
-            if newest != seen.0 {
-                let other = newest.term.as_ref().filter(|term| !term.is_over());
-                if let Some(other) = other
-                    && seen.0.term.as_ref().map(|term| &term.id) != Some(&other.id)
-                {
-                    waits(other);
-                }
-                seen = (newest.clone(), Instant::now());
+            let (newest, since) = &seen;
+            if newest.term.as_ref() == Some(&self.term) {
+                // It was claimed, and that was told as failed.
+                return Ok(Leadership { number: newest.number, election: self });
             }
-            if newest.may_be_replaced(seen.1.elapsed(), self.lease) {
-                let begun = Instant::now();
+            if let Some(other) = newest.term.as_ref().filter(|term| !term.is_over() && told.as_ref() != Some(&term.id))
+            {
+                waits(other);
+                told = Some(other.id.clone());
+            }
+            let claimed = if newest.may_be_replaced(since.elapsed(), self.lease) {
                 let number = newest.number + 1;
-                if self.claim(number, &self.term).await? {
-                    self.forget_before(number).await;
-                    return Ok(Leadership { election: self, number, renewed: begun });
+                match self.claim(number, &self.term).await {
+                    Ok(true) => {
+                        self.forget_before(number).await;
+                        return Ok(Leadership { election: self, number });
+                    }
+                    // Somebody was quicker.
+                    Ok(false) => Ok(()),
+                    Err(error) => Err(error),
                 }
-                // Somebody was quicker.
-                continue;
+            } else {
+                tokio::time::sleep(self.lease / (4 * PARTS)).await;
+                Ok(())
+            };
+            let looked = match claimed {
+                Ok(()) => self.newest().await,
+                Err(error) => Err(error),
+            };
+            match looked {
+                Ok(newest) if newest != seen.0 => seen = (newest, Instant::now()),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "it cannot be told which service leads, and is looked again");
+                    tokio::time::sleep(self.lease / PARTS).await;
+                    // What happened to a claim is seen at once.
+                    if let Ok(newest) = self.newest().await
+                        && newest != seen.0
+                    {
+                        seen = (newest, Instant::now());
+                    }
+                }
             }
-            tokio::time::sleep(self.lease / (4 * PARTS)).await;
         }
     }
 
@@ -194,18 +218,18 @@ const MAX_TERM: u64 = 1 << 16;
 pub struct Leadership {
     election: Election,
     number: u64,
-    /// When the request was begun that renewed it last.
-    renewed: Instant,
 }
 
 impl Leadership {
-    /// Renews the term until it cannot, and says why. Ends the term when `resigned` becomes true.
+    /// Renews the term until another service has taken its place, and says so. Ends the term when `resigned` becomes true.
+    ///
+    /// A storage that cannot be written ends nothing: nobody else can write there either, or the one who can has taken its
+    /// place, which is found when it answers again. Until then no checkpoint of this service is complete.
     pub async fn keep(mut self, mut resigned: watch::Receiver<bool>) -> Option<String> {
-        let lease = self.election.lease;
+        let pause = self.election.lease / PARTS;
         loop {
-            let ends = self.renewed + lease;
             let resigns = tokio::select! {
-                () = tokio::time::sleep_until(self.renewed + lease / PARTS) => false,
+                () = tokio::time::sleep(pause) => false,
                 // One that nobody can ask any more does not resign.
                 Ok(_) = resigned.wait_for(|resigned| *resigned) => true,
             };
@@ -216,29 +240,13 @@ impl Leadership {
                 }
                 return None;
             }
-            let begun = Instant::now();
-            let renewed = tokio::time::timeout_at(ends, self.renew()).await;
-            match renewed {
-                Ok(Ok(true)) => self.renewed = begun,
-                Ok(Ok(false)) => return Some("another service has taken over its jobs".to_owned()),
-                Ok(Err(error)) => {
+            match self.renew().await {
+                Ok(true) => self.election.forget_before(self.number).await,
+                Ok(false) => return Some("another service has taken over its jobs".to_owned()),
+                Err(error) => {
                     tracing::warn!(%error, "the term of this service cannot be renewed, and is tried again");
-                    if Instant::now() + lease / PARTS >= ends {
-                        return Some(format!("it could not renew its term for {} s: {error}", lease.as_secs_f64()));
-                    }
-                    tokio::time::sleep(lease / (2 * PARTS)).await;
-                    // The next attempt is due.
-                    continue;
-                }
-                // It slept, or its storage does not answer.
-                Err(_) => {
-                    let seconds = lease.as_secs_f64();
-                    return Some(format!(
-                        "it has not renewed its term for {seconds} s, so another service may have them"
-                    ));
                 }
             }
-            self.election.forget_before(self.number).await;
         }
     }
 
@@ -379,5 +387,25 @@ mod tests {
         waiting.join_next().await.expect("some").expect("no panic");
         tokio::time::sleep(LEASE / 2).await;
         assert!(waiting.try_join_next().is_none(), "two lead");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_storage_that_fails_and_lies_ends_no_term() {
+        for seed in 0..20 {
+            let (unreliable, storage) = crate::checkpoint::unreliable(seed);
+            let first = loop {
+                if let Ok(first) = election(&unreliable, "first").win(|_| {}).await {
+                    break first;
+                }
+            };
+            let (_resign, resigned) = watch::channel(false);
+            let keeping = tokio::spawn(first.keep(resigned));
+            tokio::time::sleep(100 * LEASE).await;
+            assert!(!keeping.is_finished(), "seed {seed}: it took itself for replaced");
+            keeping.abort();
+            // What it had on its way may come yet; then another leads.
+            let (second, _) = win(&storage, "second").await;
+            assert!(second.number > 10, "seed {seed}: {}", second.number);
+        }
     }
 }

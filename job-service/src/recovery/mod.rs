@@ -22,6 +22,10 @@
 //! when the one that wrote it says that it has ended, or when it was a process of this machine that is gone. No clock is
 //! compared with that of another machine.
 //!
+//! A leader that cannot write to the storage goes on trying: a full disk or a store that is away for a minute ends no job that
+//! would have gone on without a checkpoint for so long. If another can write there, it takes over, and the first finds that
+//! when it can again.
+//!
 //! A leader that slept may believe that it leads for as long as a request takes. It does no harm: the next one has taken the
 //! next piece of each job's history before it runs the job, so the old one's next piece finds its place taken; and an
 //! attempt of it cannot commit checkpoints once the next attempt has begun ([`checkpoint`](crate::checkpoint)).

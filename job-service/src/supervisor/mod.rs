@@ -210,7 +210,6 @@ impl Supervisor {
         let results = metrics::results(&job.metrics().live()).encode_to_vec().into();
         match self.record_end(job, &outcome, &results).await {
             Recorded::Elsewhere => return leaving,
-            Recorded::No => {}
             Recorded::Yes => {
                 let checkpoints = work.ok().and_then(|work| work.checkpoints);
                 if let Some(checkpoints) = checkpoints.filter(|checkpoints| !checkpoints.stay_after(&outcome)) {

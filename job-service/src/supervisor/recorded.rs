@@ -19,6 +19,7 @@ use crate::recovery::{End, Historian, JobStore, Loaded, SaveError};
 /// The pause before something is recorded again; it doubles, so often at most.
 const PAUSE: Duration = Duration::from_millis(250);
 const TRIES: u32 = 8;
+const DOUBLINGS: u32 = 7;
 /// A client that cancels or drains waits no longer than this for the record of that.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -59,8 +60,6 @@ impl Records {
 pub(super) enum Recorded {
     /// It is, or nobody asks for it.
     Yes,
-    /// It could not be: the next service will run the job again.
-    No,
     /// The job is another service's, and has not ended.
     Elsewhere,
 }
@@ -188,7 +187,11 @@ impl Supervisor {
     ) -> Result<Vec<Place>, Outcome> {
         let places = self.places(job, processes).await?;
         if let Some(records) = &self.records {
-            let recorded = again(|| records.store.attempt(job.id(), generation)).await;
+            let attempt = || records.store.attempt(job.id(), generation);
+            let recorded = again(Some(TRIES), attempt, |error| {
+                tracing::warn!(job = %job.id(), %error, "an attempt to run a job cannot be recorded, and that is tried again");
+            })
+            .await;
             recorded
                 .map_err(|error| Outcome::Lost(format!("an attempt to run the job cannot be recorded: {error}")))?;
         }
@@ -202,16 +205,18 @@ impl Supervisor {
             return Recorded::Elsewhere;
         }
         let end = End { state: final_state(job, outcome), reason: reason(outcome), metrics: metrics.clone() };
-        match again(|| records.store.end(job.id(), &end)).await {
-            Ok(()) => Recorded::Yes,
-            Err(SaveError::Closed) => Recorded::Elsewhere,
-            Err(error) => {
-                let text =
-                    format!("the end of the job cannot be recorded, so the next service will run it again: {error}");
-                job.say(Message::now(Importance::Warning, text));
-                Recorded::No
-            }
-        }
+        let mut told = false;
+        let recorded = again(
+            None,
+            || records.store.end(job.id(), &end),
+            |error| {
+                if !std::mem::replace(&mut told, true) {
+                    let text = format!("the job is over, and is told so once that is on record: {error}");
+                    job.say(Message::now(Importance::Warning, text));
+                }
+            },
+        );
+        if recorded.await.is_ok() { Recorded::Yes } else { Recorded::Elsewhere }
     }
 }
 
@@ -234,20 +239,27 @@ fn reason(outcome: &Outcome) -> Option<String> {
     }
 }
 
-/// Does something that can be done twice, until it succeeds or was tried often enough.
-async fn again<F>(mut attempt: impl FnMut() -> F) -> Result<(), SaveError>
+/// Does something that can be done twice, until it succeeds or was tried so often. `failed` is told of each failure.
+async fn again<F>(
+    tries: Option<u32>,
+    mut attempt: impl FnMut() -> F,
+    mut failed: impl FnMut(&SaveError),
+) -> Result<(), SaveError>
 where
     F: Future<Output = Result<(), SaveError>>,
 {
-    let mut pause = PAUSE;
-    for _ in 1..TRIES {
-        match attempt().await {
+    let mut tried = 0;
+    loop {
+        let error = match attempt().await {
             Ok(()) => return Ok(()),
             Err(SaveError::Closed) => return Err(SaveError::Closed),
-            Err(error) => tracing::warn!(%error, "what happens to a job cannot be recorded, and is tried again"),
+            Err(error) => error,
+        };
+        failed(&error);
+        if tries.is_some_and(|tries| tried + 1 >= tries) {
+            return Err(error);
         }
-        tokio::time::sleep(pause).await;
-        pause *= 2;
+        tokio::time::sleep(PAUSE * (1 << tried.min(DOUBLINGS))).await;
+        tried += 1;
     }
-    attempt().await
 }

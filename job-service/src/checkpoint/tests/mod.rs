@@ -50,6 +50,21 @@ fn faulty(rates: Rates, seed: u64) -> (Storage, Storage) {
     (Storage::over(Faulty::new(inner.clone(), rates, seed), limits()), Storage::over(inner, limits()))
 }
 
+/// A storage that fails, hangs and lies now and then, and the same one without that.
+pub(crate) fn unreliable(seed: u64) -> (Storage, Storage) {
+    let rates = Rates {
+        fails: 200,
+        done_but_failed: 100,
+        lies_exists: 50,
+        done_but_exists: 100,
+        fails_puts_and_gets: 100,
+        hangs: 10,
+        yields: 2,
+        ..Rates::default()
+    };
+    faulty(rates, seed)
+}
+
 async fn on_every_store<F: Future<Output = ()>>(test: impl Fn(Storage) -> F) {
     test(Storage::in_memory()).await;
     let folder = tempfile::tempdir().expect("a temporary directory");
