@@ -83,7 +83,12 @@ fn suites(options: &Options, report: &mut run::Report) -> Result<()> {
     }
     println!("\n== conformance suites");
     let of_suites = run::run(&run::Options {
-        target: run::Where { endpoint: None, serve: Some(target_dir()?.join("ci/ferrobeam")), serve_args: Vec::new() },
+        target: run::Where {
+            endpoint: None,
+            serve: Some(target_dir()?.join("ci/ferrobeam")),
+            serve_args: Vec::new(),
+            kill: None,
+        },
         selection: run::Selection { suite: options.suite.clone(), ..run::Selection::default() },
         check: !options.bless,
         bless: options.bless,
