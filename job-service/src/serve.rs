@@ -25,7 +25,7 @@ use crate::control::v1::savepoints_server::SavepointsServer;
 use crate::control::{ControlService, SavepointService};
 use crate::job::{Jobs, Retention};
 use crate::options::StateBackend;
-use crate::recovery::{self, Election, JobStore, SaveError, Term};
+use crate::recovery::{self, Ballot, Election, JobStore, SaveError, Term};
 use crate::supervisor::{Agents, CheckpointStorage, Records, Supervisor, SupervisorConfig};
 use crate::temporary::{TempError, TempRoot};
 
@@ -172,6 +172,7 @@ struct Leading {
     /// Whether another service has the jobs, and why that is known.
     replaced: watch::Sender<Option<String>>,
     resign: watch::Sender<bool>,
+    ballot: Ballot,
     keeping: JoinHandle<()>,
 }
 
@@ -189,12 +190,13 @@ impl Leading {
         let leadership = leadership.await?;
         let (replaced, resign) = (watch::Sender::new(None), watch::Sender::new(false));
         let (tell, resigned) = (replaced.clone(), resign.subscribe());
+        let ballot = leadership.ballot();
         let keeping = tokio::spawn(async move {
             if let Some(why) = leadership.keep(resigned).await {
                 tell.send_replace(Some(why));
             }
         });
-        Ok(Leading { storage, replaced, resign, keeping })
+        Ok(Leading { storage, replaced, resign, ballot, keeping })
     }
 
     /// Lets the next service begin at once.
@@ -258,8 +260,9 @@ impl Service {
         let grants = Arc::new(RetrievalGrants::default());
         let agents = Arc::new(Agents::default());
         let mut supervisor = Supervisor::new(supervised, Arc::clone(&jobs), agents, Arc::clone(&grants));
-        let recorded =
-            leading.map(|leading| (Arc::new(JobStore::new(leading.storage.clone(), store.clone())), leading));
+        let recorded = leading.map(|leading| {
+            (Arc::new(JobStore::new(leading.storage.clone(), store.clone(), Some(leading.ballot.clone()))), leading)
+        });
         if let Some((records, leading)) = &recorded {
             supervisor = supervisor.recording(Records::new(Arc::clone(records), leading.replaced.clone()));
         }

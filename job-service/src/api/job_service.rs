@@ -50,6 +50,17 @@ impl JobApi {
     }
 }
 
+impl JobApi {
+    /// Waits until what was asked of a job is on record, so that the next service knows it, too.
+    async fn on_record(&self, job: &Job) -> Result<(), Status> {
+        if self.supervisor.recorded(job).await {
+            return Ok(());
+        }
+        let text = format!("what is asked of job {} is not on record yet: ask again", job.id());
+        Err(Status::unavailable(text))
+    }
+}
+
 #[tonic::async_trait]
 impl JobService for JobApi {
     async fn prepare(&self, request: Request<PrepareJobRequest>) -> Result<Response<PrepareJobResponse>, Status> {
@@ -120,14 +131,14 @@ impl JobService for JobApi {
     async fn cancel(&self, request: Request<CancelJobRequest>) -> Result<Response<CancelJobResponse>, Status> {
         let job = self.job(&request.into_inner().job_id)?;
         self.supervisor.cancel(&job);
-        self.supervisor.recorded(&job).await;
+        self.on_record(&job).await?;
         Ok(Response::new(CancelJobResponse { state: job.state().0.to_proto().into() }))
     }
 
     async fn drain(&self, request: Request<DrainJobRequest>) -> Result<Response<DrainJobResponse>, Status> {
         let job = self.job(&request.into_inner().job_id)?;
         let drains = self.supervisor.drain(&job);
-        self.supervisor.recorded(&job).await;
+        self.on_record(&job).await?;
         let state = job.state().0;
         // Said twice, or of a job that has ended, it changes nothing and the answer says how things stand.
         if drains || state.is_terminal() {

@@ -143,9 +143,18 @@ impl ServiceLayout {
         Key(".service/ends".to_owned())
     }
 
-    /// How a job ended.
-    pub fn end(job: &JobId) -> Result<Key, LayoutError> {
-        ServiceLayout::of("ends", job)
+    /// How a job ended, as the leader of that number has it.
+    pub fn end(job: &JobId, leader: u64) -> Result<Key, LayoutError> {
+        let Layout { job } = Layout::of(job)?;
+        Ok(Key(format!("{}/{job}-{leader:0DIGITS$}", ServiceLayout::ends())))
+    }
+
+    /// Of which job and leader an end is. `None`: not a name of ours, left alone.
+    pub fn parse_end(key: &Key) -> Option<(JobId, u64)> {
+        let (job, leader) = key.name().rsplit_once('-')?;
+        let job = JobId::named(job);
+        Layout::of(&job).ok()?;
+        Some((job, digits(leader)?))
     }
 
     /// The folder of what happened to a job.

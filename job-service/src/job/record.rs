@@ -85,6 +85,8 @@ struct Shared {
     generation: Generation,
     state: State,
     since: SystemTime,
+    /// Where it will be in a moment: nobody turns it elsewhere any more.
+    closing: Option<State>,
     log: EventLog,
     metrics: Measured,
 }
@@ -117,6 +119,7 @@ impl Job {
             generation: Generation(0),
             state: State::Stopped,
             since: prepared,
+            closing: None,
             log,
             metrics: Measured::Live(BTreeMap::new()),
         };
@@ -134,6 +137,7 @@ impl Job {
             generation: Generation(0),
             state,
             since,
+            closing: None,
             log: EventLog::restored(limits, job.events, job.next),
             metrics: job.metrics.map_or_else(|| Measured::Live(BTreeMap::new()), Measured::Final),
         };
@@ -214,6 +218,18 @@ impl Job {
         self.enter_with(State::Failed, Some(Message::now(Importance::Error, reason)))
     }
 
+    /// Decides where the job ends that would end as `wanted`, for good: one that is being cancelled was cancelled, and one that
+    /// is being drained was drained. It is entered once that is on record.
+    pub fn close(&self, wanted: State) -> State {
+        let mut shared = self.lock();
+        let closing = match (shared.state, wanted) {
+            (State::Cancelling, _) => State::Cancelled,
+            (State::Draining, State::Done) => State::Drained,
+            (_, wanted) => wanted,
+        };
+        *shared.closing.get_or_insert(closing)
+    }
+
     /// Enters the state that the job is on record to have ended in, whatever it seemed to do; with the reason.
     pub fn end_as(&self, state: State, reason: Option<String>) {
         let now = SystemTime::now();
@@ -230,7 +246,7 @@ impl Job {
 
     fn enter_with(&self, state: State, reason: Option<Message>) -> bool {
         let mut shared = self.lock();
-        if !shared.state.may_become(state) {
+        if !shared.state.may_become(state) || shared.closing.is_some_and(|closing| closing != state) {
             return false;
         }
         if let Some(reason) = reason {

@@ -235,7 +235,9 @@ fn id_part(name: &str) -> String {
         .map(|c| if c.is_ascii_alphanumeric() || c == '-' { c.to_ascii_lowercase() } else { '-' })
         .take(48)
         .collect();
-    if kept.is_empty() { "job".to_owned() } else { kept }
+    // It names a folder, and a flag of a command it must not look like.
+    let kept = kept.trim_start_matches('-');
+    if kept.is_empty() { "job".to_owned() } else { kept.to_owned() }
 }
 
 #[cfg(test)]
@@ -261,6 +263,15 @@ mod tests {
 
     fn end(job: &Job) {
         assert!(job.enter(State::Starting) && job.enter(State::Running) && job.enter(State::Done));
+    }
+
+    #[test]
+    fn every_name_makes_an_id_that_names_a_folder() {
+        for name in ["", "_under", "-dash", "(My Job)", "ümlaut", "日本", "a/b", "..", &"x".repeat(500)] {
+            let jobs = Jobs::new(Retention::default());
+            let (job, _) = jobs.run(&jobs.prepare(preparation(name))).expect("it was prepared");
+            assert!(crate::checkpoint::Layout::of(job.id()).is_ok(), "{name:?}: {}", job.id());
+        }
     }
 
     #[test]

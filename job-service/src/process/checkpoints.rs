@@ -54,6 +54,8 @@ pub(super) struct StartError {
     pub(super) message: String,
     /// The checkpoint to start from, if that is to blame.
     pub(super) damaged: Option<Damaged>,
+    /// It would be the same another time.
+    pub(super) is_final: bool,
 }
 
 /// A checkpoint that does not hold what was written.
@@ -83,6 +85,7 @@ impl Taking {
         let failed = |what: &str, why: &dyn std::fmt::Display| StartError {
             message: format!("checkpoints: {what}: {why}"),
             damaged: None,
+            is_final: false,
         };
         let options = Options::of_environment();
         let storage = Storage::open(&asked.storage_url, &options).map_err(|e| failed("the storage", &e))?;
@@ -116,7 +119,9 @@ impl Taking {
                 read
             } else {
                 let renames: runner::Renames = asked.renamed_transforms.clone().into_iter().collect();
-                read.renamed(&renames).map_err(|e| failed("the checkpoint to start from", &e))?.for_another_job()
+                let renamed = read.renamed(&renames);
+                let refused = |e| StartError { is_final: true, ..failed("the checkpoint to start from", &e) };
+                renamed.map_err(refused)?.for_another_job()
             });
             // Once in the job.
             for counted in metrics.iter().filter(|_| own && place.index == 0) {

@@ -273,10 +273,10 @@ impl Part {
         let workers = deployment.workers.max(1) as usize;
         let place = Place { index: *index, processes: *processes, workers };
         let taking = Taking::start(asked, place, work_dir, &self.reports).await;
-        let taking = taking.map_err(|StartError { message, damaged }| Failure {
+        let taking = taking.map_err(|StartError { message, damaged, is_final }| Failure {
             message,
             // What the storage fails of may not be there the next time. What another job left behind does not change.
-            lost_peer: damaged.is_none_or(|damaged| damaged.own),
+            lost_peer: !is_final && damaged.is_none_or(|damaged| damaged.own),
             may_pass: false,
             damaged_checkpoint: damaged.filter(|damaged| damaged.own).map(|damaged| damaged.epoch),
         })?;

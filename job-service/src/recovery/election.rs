@@ -133,7 +133,7 @@ impl Election {
                 told = Some(other.id.clone());
             }
             let claimed = if newest.may_be_replaced(since.elapsed(), self.lease) {
-                let number = newest.number + 1;
+                let number = newest.number.saturating_add(1);
                 match self.claim(number, &self.term).await {
                     Ok(true) => {
                         self.forget_before(number).await;
@@ -169,18 +169,7 @@ impl Election {
     }
 
     async fn newest(&self) -> Result<Newest, SaveError> {
-        let listed = self.storage.list(&ServiceLayout::terms()).await?;
-        let Some((number, key)) = listed.into_iter().filter_map(|it| Some((parse_number(&it.key)?, it.key))).max()
-        else {
-            return Ok(Newest::default());
-        };
-        let term = match self.storage.get(&key, MAX_TERM).await {
-            Ok(bytes) => unseal(&bytes).ok().map(|unsealed| unsealed.value),
-            // It was removed as an old one, or cannot be read: who wrote it gets the whole lease.
-            Err(error) if error.is_not_found() => None,
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Newest { number, term })
+        newest(&self.storage).await
     }
 
     /// Removes terms that are old. One that stays does no harm.
@@ -210,6 +199,41 @@ impl Election {
     }
 }
 
+async fn newest(storage: &Storage) -> Result<Newest, SaveError> {
+    let listed = storage.list(&ServiceLayout::terms()).await?;
+    let Some((number, key)) = listed.into_iter().filter_map(|it| Some((parse_number(&it.key)?, it.key))).max() else {
+        return Ok(Newest::default());
+    };
+    let term = match storage.get(&key, MAX_TERM).await {
+        Ok(bytes) => unseal(&bytes).ok().map(|unsealed| unsealed.value),
+        // It was removed as an old one, or cannot be read: who wrote it gets the whole lease.
+        Err(error) if error.is_not_found() => None,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Newest { number, term })
+}
+
+/// Tells whether a service still leads.
+#[derive(Clone, Debug)]
+pub struct Ballot {
+    storage: Storage,
+    id: String,
+    leader: u64,
+}
+
+impl Ballot {
+    /// Which leader of the storage it is, counted in terms: a later one has a greater number.
+    pub fn leader(&self) -> u64 {
+        self.leader
+    }
+
+    /// Whether no other service had taken over when this was asked.
+    pub async fn leads(&self) -> Result<bool, SaveError> {
+        let newest = newest(&self.storage).await?;
+        Ok(newest.term.is_some_and(|term| term.id == self.id && !term.ended))
+    }
+}
+
 /// Bytes of a term.
 const MAX_TERM: u64 = 1 << 16;
 
@@ -221,6 +245,11 @@ pub struct Leadership {
 }
 
 impl Leadership {
+    /// To be asked whether it still leads.
+    pub fn ballot(&self) -> Ballot {
+        Ballot { storage: self.election.storage.clone(), id: self.election.term.id.clone(), leader: self.number }
+    }
+
     /// Renews the term until another service has taken its place, and says so. Ends the term when `resigned` becomes true.
     ///
     /// A storage that cannot be written ends nothing: nobody else can write there either, or the one who can has taken its

@@ -67,7 +67,7 @@ impl Historian {
             }
             let over = page.events.iter().any(|(_, event)| matches!(event, Event::State(s, _) if s.is_terminal()));
             let events = page.events.into_iter().map(|(number, event)| NumberedEvent::of(number, event)).collect();
-            self.write(Piece { whole: false, events, next: page.next }).await?;
+            self.write(Piece { whole: false, leader: self.store.leader(), events, next: page.next }).await?;
             self.from = page.next;
             self.job.recorded(self.from);
             if over {
@@ -91,6 +91,8 @@ impl Historian {
         loop {
             match self.store.append(self.job.id(), self.next, &piece).await {
                 Ok(()) => break,
+                // Something that is not ours has the place.
+                Err(SaveError::Replaced) if self.store.leads().await.unwrap_or(false) => self.next += 1,
                 Err(error @ (SaveError::Replaced | SaveError::Closed)) => return Err(error),
                 Err(error) => {
                     pause = pauses.next().unwrap_or(pause);

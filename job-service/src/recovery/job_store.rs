@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use super::election::Ballot;
 use super::error::SaveError;
 use super::framed::{frame, unframe};
 use super::saved::{End, NumberedEvent, Piece, millis, time};
@@ -29,6 +30,7 @@ pub struct JobStore {
     storage: Storage,
     artifacts: Store,
     files: Files,
+    ballot: Option<Ballot>,
     closed: AtomicBool,
     contents: tokio::sync::Mutex<Contents>,
 }
@@ -70,6 +72,8 @@ pub struct Loading {
     pub next: u64,
     /// The number of the next piece.
     pub(super) piece: u64,
+    /// The greatest number of a leader that has written of it.
+    leader: u64,
 }
 
 impl Loading {
@@ -79,14 +83,35 @@ impl Loading {
         }
         self.events.extend(piece.events.into_iter().filter_map(NumberedEvent::event));
         self.next = self.next.max(piece.next);
+        self.leader = self.leader.max(piece.leader);
     }
 }
 
 impl JobStore {
-    /// In `storage`. Artifacts are taken from `artifacts`, and put there.
-    pub fn new(storage: Storage, artifacts: Store) -> JobStore {
+    /// In `storage`. Artifacts are taken from `artifacts`, and put there. `ballot` says whether the service still leads;
+    /// without one it does.
+    pub fn new(storage: Storage, artifacts: Store, ballot: Option<Ballot>) -> JobStore {
         let files = Files::at(&storage, ServiceLayout::artifacts());
-        JobStore { storage, artifacts, files, closed: AtomicBool::new(false), contents: tokio::sync::Mutex::default() }
+        let closed = AtomicBool::new(false);
+        JobStore { storage, artifacts, files, ballot, closed, contents: tokio::sync::Mutex::default() }
+    }
+
+    /// Which leader this one is.
+    pub(super) fn leader(&self) -> u64 {
+        self.ballot.as_ref().map_or(1, Ballot::leader)
+    }
+
+    /// Whether this service still leads.
+    pub(super) async fn leads(&self) -> Result<bool, SaveError> {
+        match &self.ballot {
+            Some(ballot) => ballot.leads().await,
+            None => Ok(true),
+        }
+    }
+
+    /// What was just written counts only if nobody had taken over by now: whoever does later reads it.
+    async fn confirm(&self) -> Result<(), SaveError> {
+        if self.leads().await? { Ok(()) } else { Err(SaveError::Replaced) }
     }
 
     /// Writes no more from now on: the jobs are another's.
@@ -124,7 +149,8 @@ impl JobStore {
             staged: staged.collect(),
             contents,
         };
-        Ok(self.storage.put(&ServiceLayout::job(id)?, frame(&record)).await?)
+        self.storage.put(&ServiceLayout::job(id)?, frame(&record)).await?;
+        self.confirm().await
     }
 
     /// Stores what is not there yet.
@@ -148,10 +174,11 @@ impl JobStore {
         Ok(self.storage.put(&key, Bytes::from_static(b"begun\n")).await?)
     }
 
-    /// Records how a job ended.
+    /// Records how a job ended. [`SaveError::Replaced`]: another service has the job, and this says nothing.
     pub async fn end(&self, job: &JobId, end: &End) -> Result<(), SaveError> {
         self.open()?;
-        Ok(self.storage.put(&ServiceLayout::end(job)?, frame(&end.to_proto())).await?)
+        self.storage.put(&ServiceLayout::end(job, self.leader())?, frame(&end.to_proto())).await?;
+        self.confirm().await
     }
 
     /// Records a piece of a job's history. [`SaveError::Replaced`]: another service has recorded that piece.
@@ -182,10 +209,12 @@ impl JobStore {
             .collect();
         let (mut loaded, mut bad) = (Vec::new(), Vec::new());
         let mut known = BTreeSet::new();
+        let ends = self.storage.list(&ServiceLayout::ends()).await?;
+        let ends: BTreeMap<JobId, u64> = ends.iter().filter_map(|it| ServiceLayout::parse_end(&it.key)).collect();
         for object in self.storage.list(&ServiceLayout::jobs()).await? {
             let id = JobId::named(object.key.name());
             known.insert(id.clone());
-            match self.load_job(&id, &object.key).await {
+            match self.load_job(&id, &object.key, ends.get(&id).copied()).await {
                 Ok(job) => {
                     let contents = job.staged.contents.clone();
                     self.contents.lock().await.wanted.insert(id, contents);
@@ -195,17 +224,14 @@ impl JobStore {
             }
         }
         // What a removal left that was cut off.
-        for object in self.storage.list(&ServiceLayout::ends()).await? {
-            let id = JobId::named(object.key.name());
-            if !known.contains(&id) {
-                self.remove(&id).await?;
-            }
+        for id in ends.keys().filter(|id| !known.contains(*id)) {
+            self.remove(id).await?;
         }
         loaded.sort_by_key(|job| job.created);
         Ok((loaded, bad))
     }
 
-    async fn load_job(&self, id: &JobId, key: &Key) -> Result<Loaded, SaveError> {
+    async fn load_job(&self, id: &JobId, key: &Key, ended: Option<u64>) -> Result<Loaded, SaveError> {
         let content = |what: &str| SaveError::Content { job: id.to_string(), what: what.to_owned() };
         let record: v1::Job = self.read(key, MAX_RECORD).await?;
         if record.job_id != id.as_str() {
@@ -222,10 +248,14 @@ impl JobStore {
             artifacts: set.artifacts,
         });
         let staged = Staged { environments: environments.collect(), contents };
-        let end = match self.read::<v1::End>(&ServiceLayout::end(id)?, MAX_RECORD).await {
-            Ok(end) => Some(End::of_proto(end).ok_or_else(|| content("it ended in a state that is no end"))?),
-            Err(SaveError::Storage(error)) if error.is_not_found() => None,
-            Err(error) => return Err(error),
+        let history = self.history(id).await?;
+        // What one says who had been replaced says nothing.
+        let end = match ended.filter(|leader| *leader >= history.leader) {
+            Some(leader) => {
+                let end = self.read(&ServiceLayout::end(id, leader)?, MAX_RECORD).await?;
+                Some(End::of_proto(end).ok_or_else(|| content("it ended in a state that is no end"))?)
+            }
+            None => None,
         };
         let attempts = self.storage.list(&ServiceLayout::attempts(id)?).await?;
         Ok(Loaded {
@@ -240,7 +270,7 @@ impl JobStore {
             created: time(record.created_millis),
             staged,
             attempts: attempts.iter().filter_map(|it| parse_number(&it.key)).max().unwrap_or(0),
-            history: self.history(id).await?,
+            history,
             end,
         })
     }
@@ -258,7 +288,14 @@ impl JobStore {
         let mut pieces = Vec::new();
         // Those before one that is whole are being removed.
         for (_, key) in numbered.iter().rev() {
-            let piece: Piece = unseal(&self.storage.get(key, MAX_PIECE).await?)?.value;
+            let piece: Piece = match unseal(&self.storage.get(key, MAX_PIECE).await?) {
+                Ok(piece) => piece.value,
+                // Messages are lost with it; the job is not.
+                Err(error) => {
+                    tracing::warn!(%key, %error, "a piece of the history of a job cannot be read, and is left out");
+                    continue;
+                }
+            };
             let whole = piece.whole;
             pieces.push(piece);
             if whole {
@@ -277,13 +314,15 @@ impl JobStore {
         let history = &mut loaded.history;
         loop {
             let numbered = history.events.iter().map(|(number, event)| NumberedEvent::of(*number, event.clone()));
-            let whole = Piece { whole: true, events: numbered.collect(), next: history.next };
+            let whole = Piece { whole: true, leader: self.leader(), events: numbered.collect(), next: history.next };
             match self.append(&id, history.piece, &whole.sealed()?).await {
                 Ok(()) => break,
                 // A last piece that was on its way.
                 Err(SaveError::Replaced) => {
                     let key = ServiceLayout::numbered(&ServiceLayout::history(&id)?, history.piece);
-                    history.add(unseal(&self.storage.get(&key, MAX_PIECE).await?)?.value);
+                    if let Ok(piece) = unseal(&self.storage.get(&key, MAX_PIECE).await?) {
+                        history.add(piece.value);
+                    }
                     history.piece += 1;
                 }
                 Err(error) => return Err(error),
@@ -320,7 +359,9 @@ impl JobStore {
             let keys: Vec<Key> = self.storage.list(&folder).await?.into_iter().map(|it| it.key).collect();
             self.storage.delete(&keys).await?;
         }
-        self.storage.delete(&[ServiceLayout::end(id)?]).await?;
+        let ends = self.storage.list(&ServiceLayout::ends()).await?.into_iter().map(|it| it.key);
+        let own = ends.filter(|key| ServiceLayout::parse_end(key).is_some_and(|(of, _)| of == *id));
+        self.storage.delete(&own.collect::<Vec<_>>()).await?;
         let mut contents = self.contents.lock().await;
         let Some(wanted) = contents.wanted.remove(id) else { return Ok(()) };
         let others: BTreeSet<ContentHash> = contents.wanted.values().flatten().copied().collect();

@@ -39,7 +39,7 @@ mod saved;
 #[cfg(test)]
 mod tests;
 
-pub use election::{Election, Leadership, Term};
+pub use election::{Ballot, Election, Leadership, Term};
 pub use error::SaveError;
 pub use historian::Historian;
 pub use job_store::{JobStore, Loaded};

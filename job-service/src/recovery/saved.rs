@@ -14,6 +14,9 @@ use crate::job::{Event, Importance, Message, State};
 pub(super) struct Piece {
     /// Whether it is all that is to be known: pieces before it can go.
     pub(super) whole: bool,
+    /// The leader that wrote it: none with a lesser number has a say any more.
+    #[serde(default)]
+    pub(super) leader: u64,
     pub(super) events: Vec<NumberedEvent>,
     /// The number of the next event.
     pub(super) next: u64,

@@ -22,9 +22,13 @@ struct Machine {
 
 impl Machine {
     fn on(storage: &Storage) -> Machine {
+        Machine::led(storage, None)
+    }
+
+    fn led(storage: &Storage, ballot: Option<Ballot>) -> Machine {
         let disk = tempfile::tempdir().expect("a folder");
         let artifacts = Store::open(disk.path().join("artifacts")).expect("a folder");
-        Machine { records: Arc::new(JobStore::new(storage.clone(), artifacts)), disk }
+        Machine { records: Arc::new(JobStore::new(storage.clone(), artifacts, ballot)), disk }
     }
 
     fn artifacts(&self) -> Store {
@@ -142,14 +146,15 @@ async fn an_end_is_known_before_it_is_told() {
 #[tokio::test]
 async fn a_service_that_was_replaced_records_nothing_more() {
     let storage = Storage::in_memory();
-    let first = Machine::on(&storage);
+    let (first, leadership) = elected(&storage, "first").await;
     let one = job("one");
     first.records.add(&one, SystemTime::now(), &Staged::default()).await.expect("recorded");
     let historian = tokio::spawn(Historian::of(Arc::clone(&first.records), Arc::clone(&one)).follow());
     one.enter(State::Starting);
     one.is_recorded().await;
 
-    let second = Machine::on(&storage);
+    give_up(leadership).await;
+    let (second, _leadership) = elected(&storage, "second").await;
     let mut loaded = second.load().await.remove(0);
     // A piece is on its way as the second takes over: it has that too.
     one.enter(State::Running);
@@ -227,7 +232,7 @@ async fn a_job_that_is_removed_leaves_nothing_but_what_others_need() {
     for folder in [ServiceLayout::history(one.id()), ServiceLayout::attempts(one.id())] {
         assert!(keys(&storage, folder.expect("an id")).await.is_empty());
     }
-    assert_eq!(keys(&storage, ServiceLayout::ends()).await, ["two"]);
+    assert_eq!(keys(&storage, ServiceLayout::ends()).await, ["two-00000000000000000001"]);
     let contents: BTreeSet<String> =
         keys(&storage, ServiceLayout::artifacts().folders()[2].clone()).await.into_iter().collect();
     let expected = [&b"shared"[..], b"of two"].map(|content| format!("{:020}-{}", 0, ContentHash::of(content)));
@@ -257,7 +262,73 @@ async fn a_record_that_cannot_be_read_is_told_and_left() {
 
 #[test]
 fn a_piece_is_sealed_anew_each_time() {
-    let piece = Piece { whole: false, events: vec![], next: 0 };
+    let piece = Piece { whole: false, leader: 1, events: vec![], next: 0 };
     let sealed = || piece.sealed().expect("JSON").bytes().clone();
     assert_ne!(sealed(), sealed(), "who reads one of these knows whose it is");
+}
+
+/// A service that leads.
+async fn elected(storage: &Storage, name: &str) -> (Machine, Leadership) {
+    let ended = |term: &Term| panic!("{} leads", term.endpoint);
+    let election = Election::new(storage.clone(), Term::of_this_process(name.into()), Duration::from_secs(3600));
+    let leadership = election.win(ended).await.expect("nobody leads");
+    (Machine::led(storage, Some(leadership.ballot())), leadership)
+}
+
+/// Another may lead. The one that did is still there, as one that slept is.
+async fn give_up(leadership: Leadership) {
+    let (resign, resigned) = tokio::sync::watch::channel(false);
+    resign.send_replace(true);
+    leadership.keep(resigned).await;
+}
+
+#[tokio::test]
+async fn a_service_that_was_replaced_takes_no_job_and_ends_none() {
+    let storage = Storage::in_memory();
+    let (first, leadership) = elected(&storage, "first").await;
+    give_up(leadership).await;
+    let (second, _leadership) = elected(&storage, "second").await;
+    let (one, two) = (job("one"), job("two"));
+    let error = first.records.add(&one, SystemTime::now(), &Staged::default()).await;
+    assert!(matches!(error, Err(SaveError::Replaced)), "{error:?}");
+    second.records.add(&two, SystemTime::now(), &Staged::default()).await.expect("it leads");
+    let end = |state| End { state, reason: None, metrics: Bytes::new() };
+    let error = first.records.end(two.id(), &end(State::Done)).await;
+    assert!(matches!(error, Err(SaveError::Replaced)), "{error:?}");
+    // Who comes next believes the second, whether that has ended the job or only had it.
+    let mut loaded = second.load().await;
+    second
+        .records
+        .take_over(loaded.iter_mut().find(|job| job.id == *two.id()).expect("it is there"))
+        .await
+        .expect("its");
+    let third = Machine::on(&storage);
+    let of = |loaded: Vec<Loaded>| loaded.into_iter().find(|job| job.id.as_str() == "two").expect("it is there").end;
+    assert_eq!(of(third.load().await), None);
+    second.records.end(two.id(), &end(State::Failed)).await.expect("it leads");
+    assert_eq!(of(third.load().await), Some(end(State::Failed)));
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_left_alone() {
+    let storage = Storage::in_memory();
+    let machine = Machine::on(&storage);
+    let one = job("one");
+    machine.records.add(&one, SystemTime::now(), &Staged::default()).await.expect("recorded");
+    let historian = tokio::spawn(Historian::of(Arc::clone(&machine.records), Arc::clone(&one)).follow());
+    one.enter(State::Starting);
+    one.is_recorded().await;
+    // Somebody's notes, where the next piece would stand, and among the ends.
+    let folder = ServiceLayout::history(one.id()).expect("an id");
+    let pieces = keys(&storage, folder.clone()).await.len() as u64;
+    for number in [pieces + 1, pieces + 2] {
+        storage.put(&ServiceLayout::numbered(&folder, number), Bytes::from_static(b"notes")).await.expect("room");
+    }
+    storage.put(&ServiceLayout::numbered(&ServiceLayout::ends(), 7), Bytes::from_static(b"notes")).await.expect("room");
+    one.enter(State::Running);
+    one.fail("it is over");
+    historian.await.expect("no panic").expect("it goes on behind them");
+    let loaded = Machine::on(&storage).load().await.remove(0);
+    assert_eq!(told(loaded.history.events.values()), ["STOPPED", "STARTING", "RUNNING", "it is over", "FAILED"]);
+    assert_eq!(keys(&storage, ServiceLayout::ends()).await.len(), 1);
 }

@@ -76,6 +76,17 @@ pub(super) enum Outcome {
     Cancelled,
 }
 
+impl Outcome {
+    /// Where a job ends like this that nobody has asked for anything else.
+    pub(super) fn state(&self) -> State {
+        match self {
+            Outcome::Done => State::Done,
+            Outcome::Cancelled => State::Cancelled,
+            Outcome::Failed(_) | Outcome::Lost(_) => State::Failed,
+        }
+    }
+}
+
 /// All that the processes are sent but what differs from one attempt to the next.
 #[derive(Debug)]
 pub(super) struct Deployable(v1::Deployment);

@@ -16,7 +16,7 @@ use super::manifests::{self, JournalManifests};
 use crate::checkpoint::{Epoch, OpenError, Options, Part, Storage, path_of};
 use crate::control::v1;
 use crate::control::v1::process_order::Order;
-use crate::job::{Generation, JobId};
+use crate::job::{Generation, JobId, State};
 use crate::options::{CheckpointOptions, StartFrom};
 
 /// Names all that makes up a checkpoint. It is one when this is written.
@@ -353,12 +353,13 @@ impl Checkpoints {
     }
 
     /// Whether a job that ended like this leaves its last checkpoint behind.
-    pub(super) fn stay_after(&self, outcome: &Outcome) -> bool {
-        match outcome {
+    pub(super) fn stay_after(&self, end: State) -> bool {
+        match end {
             _ if self.savepoints > 0 => true,
-            Outcome::Done => false,
-            Outcome::Cancelled => self.externalized && self.retained_on_cancellation,
-            Outcome::Failed(_) | Outcome::Lost(_) => self.externalized,
+            State::Failed => self.externalized,
+            State::Cancelled => self.externalized && self.retained_on_cancellation,
+            State::Done | State::Drained => false,
+            State::Stopped | State::Starting | State::Running | State::Cancelling | State::Draining => true,
         }
     }
 

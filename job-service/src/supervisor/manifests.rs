@@ -116,9 +116,18 @@ impl ManifestStore for JournalManifests {
     }
 
     async fn forget(&self, job: &JobId) {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
+        let of_job = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
         let Ok(journal) = Journal::of(&self.storage, job) else { return };
         let layout = journal.layout().clone();
+        if let Some(of_job) = of_job {
+            // An attempt of another service that has begun since lives on them.
+            let of_job = of_job.lock().await;
+            if let Some(writer) = &of_job.writer
+                && !matches!(writer.superseded().await, Ok(None))
+            {
+                return;
+            }
+        }
         match journal.has_savepoint().await {
             Ok(false) => {}
             // Somebody has its path.

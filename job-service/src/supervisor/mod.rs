@@ -212,7 +212,8 @@ impl Supervisor {
             Recorded::Elsewhere => return leaving,
             Recorded::Yes => {
                 let checkpoints = work.ok().and_then(|work| work.checkpoints);
-                if let Some(checkpoints) = checkpoints.filter(|checkpoints| !checkpoints.stay_after(&outcome)) {
+                let end = job.close(outcome.state());
+                if let Some(checkpoints) = checkpoints.filter(|checkpoints| !checkpoints.stay_after(end)) {
                     checkpoints.forget().await;
                 }
             }
@@ -439,18 +440,13 @@ struct Leaving {
     slot: OwnedSemaphorePermit,
 }
 
-/// A job that was being cancelled when it ended otherwise was cancelled, and one that was being drained was drained: the
-/// table of moves has no other way.
+/// Tells where a job ended: see [`Job::close`].
 fn finish(job: &Job, outcome: Outcome, results: Bytes) {
     job.seal_metrics(results);
-    let ended = match outcome {
-        Outcome::Done => job.enter(State::Done) || job.enter(State::Drained),
-        Outcome::Cancelled => false,
-        Outcome::Failed(reason) | Outcome::Lost(reason) => job.fail(reason),
+    match (job.close(outcome.state()), outcome) {
+        (State::Failed, Outcome::Failed(reason) | Outcome::Lost(reason)) => job.fail(reason),
+        (state, _) => job.enter(state),
     };
-    if !ended {
-        job.enter(State::Cancelled);
-    }
 }
 
 /// Whether a job that an earlier service ran so often runs again.

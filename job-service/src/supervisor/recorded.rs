@@ -45,13 +45,21 @@ impl Records {
     fn follow(&self, historian: Historian) {
         let replaced = self.replaced.clone();
         tokio::spawn(async move {
-            match historian.follow().await {
-                Ok(()) | Err(SaveError::Closed) => {}
-                Err(error) => {
-                    replaced.send_replace(Some(error.to_string()));
-                }
+            if let Err(error) = historian.follow().await {
+                note(&replaced, &error);
             }
         });
+    }
+
+    /// Tells if that is why something was not recorded.
+    fn note(&self, error: &SaveError) {
+        note(&self.replaced, error);
+    }
+}
+
+fn note(replaced: &watch::Sender<Option<String>>, error: &SaveError) {
+    if let SaveError::Replaced = error {
+        replaced.send_replace(Some(error.to_string()));
     }
 }
 
@@ -75,6 +83,8 @@ impl Supervisor {
         if let Some(records) = &self.records {
             let staged = preparation.staging.staged().unwrap_or_default();
             if let Err(error) = records.store.add(&job, preparation.time, &staged).await {
+                records.note(&error);
+                job.recorded(u64::MAX);
                 job.enter(State::Starting);
                 job.fail(format!("the job cannot be recorded, and is not run: {error}"));
                 return Err(error);
@@ -106,6 +116,8 @@ impl Supervisor {
             if !job.state().0.is_terminal() {
                 job.end_as(end.state, end.reason);
             }
+            // Nothing more will be.
+            job.recorded(u64::MAX);
             return Ok(());
         }
         records.follow(Historian::going_on(Arc::clone(&records.store), Arc::clone(&job), &loaded));
@@ -136,18 +148,21 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Returns when all that happened to a job so far is on record, or that takes too long.
-    pub async fn recorded(&self, job: &Job) {
-        if self.records.is_some() && tokio::time::timeout(PATIENCE, job.is_recorded()).await.is_err() {
-            tracing::warn!(job = %job.id(), "what happened to a job is not recorded yet");
-        }
+    /// Returns when all that happened to a job so far is on record: true; or when that takes too long.
+    pub async fn recorded(&self, job: &Job) -> bool {
+        self.records.is_none() || tokio::time::timeout(PATIENCE, job.is_recorded()).await.is_ok()
     }
 
     /// Leaves its jobs as they are for the next service: whatever ends from now on ends because this one does.
     pub async fn suspend(&self) {
         let Some(records) = &self.records else { return };
-        for job in self.jobs.all() {
-            self.recorded(&job).await;
+        let all = async {
+            for job in self.jobs.all() {
+                job.is_recorded().await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, all).await.is_err() {
+            tracing::warn!("the last that happened to some jobs is not on record");
         }
         self.abandon();
         tracing::debug!(storing = !records.store.is_closed(), "jobs are left to the next service");
@@ -204,7 +219,9 @@ impl Supervisor {
         if self.is_suspended() {
             return Recorded::Elsewhere;
         }
-        let end = End { state: final_state(job, outcome), reason: reason(outcome), metrics: metrics.clone() };
+        // From here on nobody turns it elsewhere.
+        let state = job.close(outcome.state());
+        let end = End { state, reason: reason(outcome), metrics: metrics.clone() };
         let mut told = false;
         let recorded = again(
             None,
@@ -216,20 +233,14 @@ impl Supervisor {
                 }
             },
         );
-        if recorded.await.is_ok() { Recorded::Yes } else { Recorded::Elsewhere }
+        match recorded.await {
+            Ok(()) => Recorded::Yes,
+            Err(error) => {
+                records.note(&error);
+                Recorded::Elsewhere
+            }
+        }
     }
-}
-
-/// Where a job will be once it has ended like this: see `finish`.
-fn final_state(job: &Job, outcome: &Outcome) -> State {
-    let state = job.state().0;
-    let wanted = match outcome {
-        Outcome::Done if state == State::Draining => State::Drained,
-        Outcome::Done => State::Done,
-        Outcome::Cancelled => State::Cancelled,
-        Outcome::Failed(_) | Outcome::Lost(_) => State::Failed,
-    };
-    if state == State::Cancelling { State::Cancelled } else { wanted }
 }
 
 fn reason(outcome: &Outcome) -> Option<String> {
@@ -252,7 +263,7 @@ where
     loop {
         let error = match attempt().await {
             Ok(()) => return Ok(()),
-            Err(SaveError::Closed) => return Err(SaveError::Closed),
+            Err(error @ (SaveError::Closed | SaveError::Replaced)) => return Err(error),
             Err(error) => error,
         };
         failed(&error);

@@ -78,6 +78,10 @@ impl Supervisor {
             }
         };
         let mut submission = job.submission().clone();
+        // What they say is of what the job itself was started from.
+        for of_start in ["transform_name_mapping", "allow_non_restored_state"] {
+            submission.options.fields.remove(&format!("beam:option:{of_start}:v1"));
+        }
         set_options(&mut submission.options, changed.into_iter().chain([("savepoint_path".to_owned(), path)]));
         let staged = job.staged();
         if let Some(records) = &self.records {
