@@ -7,6 +7,7 @@ import collections
 import json
 import os
 import random
+import shutil
 import tempfile
 import unittest
 
@@ -254,6 +255,22 @@ class Durable(unittest.TestCase):
     self.service.wait()
     self.check(job, context)
     self.assertEqual(job.states(), ['STOPPED', 'STARTING', 'RUNNING', 'DONE'])
+
+  def test_service_that_finds_no_checkpoints_does_not_begin_again(self):
+    context = self.context('state', count=800)
+    job = self.job(context.build, context)
+    context.hold(1, 2)
+    self.assertTrue(job.worked(2, checkpoints=2))
+    self.service.kill()
+    for folder in self.service.storage.glob('test*'):
+      shutil.rmtree(folder)
+    before = context.progress()
+    self.service.start()
+    self.service.wait()
+    context.release()
+    self.assertEqual(job.end(), 'FAILED')
+    self.assertIn('none of its checkpoints', job.messages()[-1])
+    self.assertEqual(context.progress(), before)
 
   def test_second_service_goes_on(self):
     second = service.Service(storage=self.service.storage)

@@ -191,6 +191,9 @@ fn prepare(request: PrepareJobRequest, unnamed: &AtomicU64) -> Result<Preparatio
     let staging = Staging::of(&pipeline).map_err(|e| refuse(e.to_string()))?;
     let understood = planning::understand(&pipeline, &submitted).map_err(|e| refuse(e.to_string()))?;
     let Understood { options, remarks, plan } = understood;
+    if let Some(start_from) = options.checkpoints.as_ref().and_then(|checkpoints| checkpoints.start_from.as_ref()) {
+        start_from.is_there().map_err(|e| refuse(format!("pipeline options refused: savepoint_path: {e}")))?;
+    }
     let name = name::chosen(options.job_name.as_deref(), &request.job_name)
         .unwrap_or_else(|| name::made(&pipeline, 1 + unnamed.fetch_add(1, Ordering::Relaxed)));
     Ok(Preparation {

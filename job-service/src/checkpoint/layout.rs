@@ -162,6 +162,16 @@ impl ServiceLayout {
         ServiceLayout::of("history", job)
     }
 
+    /// The folder of the jobs that have completed a checkpoint: an object each.
+    pub fn checkpointed() -> Key {
+        Key(".service/checkpointed".to_owned())
+    }
+
+    /// A job has completed a checkpoint.
+    pub fn has_checkpoint(job: &JobId) -> Result<Key, LayoutError> {
+        ServiceLayout::of("checkpointed", job)
+    }
+
     /// The folder of the attempts to run a job.
     pub fn attempts(job: &JobId) -> Result<Key, LayoutError> {
         ServiceLayout::of("attempts", job)

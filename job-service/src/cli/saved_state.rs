@@ -64,6 +64,7 @@ pub(super) async fn list(args: CheckpointsArgs) -> anyhow::Result<ExitCode> {
 async fn listed(service: &Endpoint, of: &str) -> anyhow::Result<Vec<Listed>> {
     if is_path(of) {
         let of = StartFrom::parse(of)?;
+        of.is_there()?;
         let storage = Storage::open_to_read(&of.storage, &Options::of_environment())?;
         let saved = checkpoint::saved_states(&storage, &of.job).await?;
         return Ok(saved.into_iter().map(Listed::of).collect());
@@ -117,7 +118,7 @@ pub(super) async fn restore(args: RestoreArgs) -> anyhow::Result<ExitCode> {
 pub(super) async fn check(args: CheckUpgradeArgs) -> anyhow::Result<ExitCode> {
     let sdk = args.sdk.map_or_else(|| sdk::detect(&args.command), Ok)?;
     let path = if is_path(&args.from) {
-        StartFrom::parse(&args.from)?;
+        StartFrom::parse(&args.from)?.is_there()?;
         args.from.clone()
     } else {
         let newest = listed(&args.service, &args.from).await?.pop();
@@ -146,6 +147,10 @@ pub(super) async fn check(args: CheckUpgradeArgs) -> anyhow::Result<ExitCode> {
     let mut fits = true;
     for job in jobs {
         fits &= tell(&job, &path);
+    }
+    if fits && !status.success() {
+        eprintln!("ferrobeam: the command itself failed");
+        return Ok(exit_code(status));
     }
     Ok(if fits { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -54,8 +54,18 @@ impl StartFrom {
         if storage.ends_with('/') && !storage.ends_with("///") || Layout::of(&job).is_err() {
             return Err(form());
         }
-        Storage::open_to_read(storage, &Options::none())?;
+        match Storage::open_to_read(storage, &Options::none()) {
+            // It may have been there when the job was run, which has checkpoints of its own since.
+            Ok(_) | Err(OpenError::Folder { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
         Ok(StartFrom { storage: storage.to_owned(), job, epoch })
+    }
+
+    /// Fails where the storage is a folder that is not there.
+    pub fn is_there(&self) -> Result<(), StartFromError> {
+        Storage::open_to_read(&self.storage, &Options::none())?;
+        Ok(())
     }
 }
 
@@ -89,7 +99,8 @@ mod tests {
             assert!(of(bad).is_err(), "{bad}");
         }
         let absent = folder.path().join("absent");
-        let error = of(&format!("file://{}/job-1", absent.display())).expect_err("no folder");
+        let nowhere = of(&format!("file://{}/job-1", absent.display())).expect("a good path");
+        let error = nowhere.is_there().expect_err("no folder").to_string();
         assert!(error.contains("absent") && !absent.exists(), "{error}");
     }
 

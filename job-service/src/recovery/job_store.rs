@@ -57,6 +57,8 @@ pub struct Loaded {
     pub staged: Staged,
     /// How often its processes were started; none of them may go on.
     pub attempts: u64,
+    /// It has completed a checkpoint.
+    pub has_checkpoint: bool,
     /// What happened to it.
     pub history: Loading,
     /// How it ended, if it did.
@@ -174,6 +176,12 @@ impl JobStore {
         Ok(self.storage.put(&key, Bytes::from_static(b"begun\n")).await?)
     }
 
+    /// Records that a job has completed a checkpoint: it never begins from its start again.
+    pub async fn checkpointed(&self, job: &JobId) -> Result<(), SaveError> {
+        self.open()?;
+        Ok(self.storage.put(&ServiceLayout::has_checkpoint(job)?, Bytes::from_static(b"completed\n")).await?)
+    }
+
     /// Records how a job ended. [`SaveError::Replaced`]: another service has the job, and this says nothing.
     pub async fn end(&self, job: &JobId, end: &End) -> Result<(), SaveError> {
         self.open()?;
@@ -211,11 +219,14 @@ impl JobStore {
         let mut known = BTreeSet::new();
         let ends = self.storage.list(&ServiceLayout::ends()).await?;
         let ends: BTreeMap<JobId, u64> = ends.iter().filter_map(|it| ServiceLayout::parse_end(&it.key)).collect();
+        let checkpointed = self.storage.list(&ServiceLayout::checkpointed()).await?;
+        let checkpointed: BTreeSet<&str> = checkpointed.iter().map(|it| it.key.name()).collect();
         for object in self.storage.list(&ServiceLayout::jobs()).await? {
             let id = JobId::named(object.key.name());
             known.insert(id.clone());
             match self.load_job(&id, &object.key, ends.get(&id).copied()).await {
-                Ok(job) => {
+                Ok(mut job) => {
+                    job.has_checkpoint = checkpointed.contains(id.as_str());
                     let contents = job.staged.contents.clone();
                     self.contents.lock().await.wanted.insert(id, contents);
                     loaded.push(job);
@@ -270,6 +281,7 @@ impl JobStore {
             created: time(record.created_millis),
             staged,
             attempts: attempts.iter().filter_map(|it| parse_number(&it.key)).max().unwrap_or(0),
+            has_checkpoint: false,
             history,
             end,
         })
@@ -354,7 +366,7 @@ impl JobStore {
     pub async fn remove(&self, id: &JobId) -> Result<(), SaveError> {
         self.open()?;
         // Without this one it is no job any more; with the last one, what is left of it is found again.
-        self.storage.delete(&[ServiceLayout::job(id)?]).await?;
+        self.storage.delete(&[ServiceLayout::job(id)?, ServiceLayout::has_checkpoint(id)?]).await?;
         for folder in [ServiceLayout::history(id)?, ServiceLayout::attempts(id)?] {
             let keys: Vec<Key> = self.storage.list(&folder).await?.into_iter().map(|it| it.key).collect();
             self.storage.delete(&keys).await?;

@@ -10,8 +10,9 @@
 //! <root>/.service/terms/<number, 20 digits>               who leads: the greatest number, claimed by Create, renewed by the next
 //! <root>/.service/jobs/<job>                              what was submitted: `ferrobeam.store.v1.Job`, framed
 //! <root>/.service/attempts/<job>/<number>                 an attempt to run it has begun
+//! <root>/.service/checkpointed/<job>                      it has completed a checkpoint, and never begins from its start again
 //! <root>/.service/history/<job>/<number>                  what happened to it, in pieces, each claimed by Create
-//! <root>/.service/ends/<job>                              how it ended: `ferrobeam.store.v1.End`, framed
+//! <root>/.service/ends/<job>-<leader, 20 digits>          how it ended, by who led: `ferrobeam.store.v1.End`, framed
 //! <root>/.service/artifacts/files/<zeros>-<SHA-256>       what its environments need
 //! ```
 //!
@@ -26,9 +27,12 @@
 //! would have gone on without a checkpoint for so long. If another can write there, it takes over, and the first finds that
 //! when it can again.
 //!
-//! A leader that slept may believe that it leads for as long as a request takes. It does no harm: the next one has taken the
-//! next piece of each job's history before it runs the job, so the old one's next piece finds its place taken; and an
-//! attempt of it cannot commit checkpoints once the next attempt has begun ([`checkpoint`](crate::checkpoint)).
+//! A leader that slept may believe that it leads for as long as a request takes. What it does then counts for nothing: the
+//! next one has taken the next piece of each job's history before it runs the job, so the old one's next piece finds its place
+//! taken; a job that it takes, and an end that it records, count only if nobody had taken over when that was written, and an
+//! end of a lesser leader than the last that has written of the job has no say; an attempt of it cannot commit checkpoints
+//! once the next attempt has begun ([`checkpoint`](crate::checkpoint)), nor remove that one's. Its job processes go on until
+//! they have not heard of it for their lease, 40 s: what they do outside may come twice, as after any restart.
 
 mod election;
 mod error;

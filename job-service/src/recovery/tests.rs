@@ -94,6 +94,7 @@ async fn a_job_comes_back_as_it_was() {
     one.enter(State::Running);
     say(&one, "hello");
     first.records.attempt(one.id(), Generation(3)).await.expect("recorded");
+    first.records.checkpointed(one.id()).await.expect("recorded");
     one.is_recorded().await;
     historian.abort();
 
@@ -102,6 +103,7 @@ async fn a_job_comes_back_as_it_was() {
     assert_eq!(loaded.len(), 1);
     let found = &mut loaded[0];
     assert_eq!((found.id.clone(), found.attempts, &found.end), (one.id().clone(), 3, &None));
+    assert!(found.has_checkpoint);
     assert_eq!(found.submission.name, "one");
     assert_eq!(found.submission.options, one.submission().options);
     assert_eq!(found.submission.pipeline, one.submission().pipeline);

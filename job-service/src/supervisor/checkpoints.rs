@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::attempt::Outcome;
 use super::coordinator::{Coordinator, Decision, Event, Purpose, Settings};
 use super::manifests::{self, JournalManifests};
+use super::recorded::Records;
 use crate::checkpoint::{Epoch, OpenError, Options, Part, Storage, path_of};
 use crate::control::v1;
 use crate::control::v1::process_order::Order;
@@ -103,6 +104,7 @@ impl CheckpointStorage {
 pub(super) struct Checkpoints {
     job: JobId,
     storage: CheckpointStorage,
+    records: Option<Records>,
     interval: u64,
     retained: NonZeroUsize,
     start_from: Option<StartFrom>,
@@ -155,12 +157,19 @@ pub(super) enum Todo {
 
 impl Checkpoints {
     /// Those of a job that asks for them; with what is to be said about that.
-    pub(super) fn new(job: JobId, asked: &CheckpointOptions, storage: CheckpointStorage) -> (Checkpoints, Vec<String>) {
+    /// That one is complete is recorded in `records`.
+    pub(super) fn new(
+        job: JobId,
+        asked: &CheckpointOptions,
+        storage: CheckpointStorage,
+        records: Option<Records>,
+    ) -> (Checkpoints, Vec<String>) {
         let (settings, remarks) = Settings::new(asked);
         let (tell, written) = mpsc::unbounded_channel();
         let checkpoints = Checkpoints {
             job,
             storage,
+            records,
             interval: settings.interval,
             retained: asked.retained,
             start_from: asked.start_from.clone(),
@@ -257,7 +266,11 @@ impl Checkpoints {
                 });
             }
             Decision::Committed { epoch, purpose } => {
-                self.latest = Some(epoch);
+                if self.latest.replace(epoch).is_none()
+                    && let Some(records) = &self.records
+                {
+                    records.checkpointed(&self.job);
+                }
                 if purpose == Purpose::Savepoint {
                     self.savepoints += 1;
                     self.answer(&Ok(path_of(&self.storage.url, &self.job, epoch)));
@@ -328,6 +341,11 @@ impl Checkpoints {
     /// Whether the job has one of its own.
     pub(super) fn has_some(&self) -> bool {
         self.latest.is_some() || (self.beginning.restorable.is_some() && self.restore_url.is_empty())
+    }
+
+    /// One was complete before this service had the job: without any, it does not begin from its start.
+    pub(super) fn had_some(&mut self) {
+        self.latest.get_or_insert(Epoch(0));
     }
 
     /// The latest that was completed here.

@@ -128,11 +128,11 @@ impl Supervisor {
 
     /// Runs a job to its end.
     pub fn start(self: &Arc<Self>, job: Arc<Job>, preparation: Preparation) {
-        self.go_on(job, preparation, 0);
+        self.go_on(job, preparation, Earlier::default());
     }
 
-    /// The same, of a job that an earlier service ran so often.
-    fn go_on(self: &Arc<Self>, job: Arc<Job>, preparation: Preparation, attempts: u64) {
+    /// The same, of a job that an earlier service ran.
+    fn go_on(self: &Arc<Self>, job: Arc<Job>, preparation: Preparation, earlier: Earlier) {
         job.keep_staged(preparation.staging.staged().unwrap_or_default());
         for remark in &preparation.remarks {
             job.say(remark.clone());
@@ -141,7 +141,7 @@ impl Supervisor {
         let running = Running::count(Arc::clone(self));
         tokio::spawn(async move {
             let this = Arc::clone(&running.0);
-            let leaving = this.run(&job, preparation, attempts).await;
+            let leaving = this.run(&job, preparation, earlier).await;
             this.retire().await;
             // The job is over for everybody but its processes, which take a moment to end.
             if let Some(Leaving { attempt, slot }) = leaving {
@@ -154,6 +154,10 @@ impl Supervisor {
 
     /// Asks for a job's end. Its state says at once that this is under way.
     pub fn cancel(&self, job: &Job) {
+        // Nothing runs, and a comparison is over in a moment.
+        if self.config.check_against.is_some() {
+            return;
+        }
         if job.enter(State::Cancelling) {
             job.say(Message::now(Importance::Basic, "the job is being cancelled"));
             job.cancel();
@@ -192,7 +196,7 @@ impl Supervisor {
     }
 
     /// Returns the last attempt, if processes of it may still be there.
-    async fn run(self: &Arc<Self>, job: &Arc<Job>, preparation: Preparation, attempts: u64) -> Option<Leaving> {
+    async fn run(self: &Arc<Self>, job: &Arc<Job>, preparation: Preparation, earlier: Earlier) -> Option<Leaving> {
         if self.config.check_against.is_some() {
             let outcome = self.check(job, preparation).await;
             finish(job, outcome, Bytes::new());
@@ -202,7 +206,12 @@ impl Supervisor {
         let mut work = self.work(job, preparation, count);
         let (outcome, leaving) = match &mut work {
             Ok(work) => match self.turn(job).await {
-                Ok(slot) => self.attempts(job, work, attempts, slot).await,
+                Ok(slot) => {
+                    if let Some(checkpoints) = work.checkpoints.as_mut().filter(|_| earlier.has_checkpoint) {
+                        checkpoints.had_some();
+                    }
+                    self.attempts(job, work, earlier.attempts, slot).await
+                }
                 Err(outcome) => (outcome, None),
             },
             Err(reason) => (Outcome::Failed(std::mem::take(reason)), None),
@@ -411,7 +420,7 @@ impl Supervisor {
             ));
             return Ok(None);
         };
-        let (checkpoints, remarks) = Checkpoints::new(job.id().clone(), asked, storage);
+        let (checkpoints, remarks) = Checkpoints::new(job.id().clone(), asked, storage, self.records.clone());
         for remark in remarks {
             job.say(Message::now(Importance::Basic, remark));
         }
@@ -421,6 +430,15 @@ impl Supervisor {
     fn lock_live(&self) -> MutexGuard<'_, HashMap<JobId, attach::Live>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What an earlier service did with a job.
+#[derive(Clone, Copy, Debug, Default)]
+struct Earlier {
+    /// How often it ran the job.
+    attempts: u64,
+    /// A checkpoint of it was complete.
+    has_checkpoint: bool,
 }
 
 /// What outlives an attempt to run a job.

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use ferrobeam_proto::pipeline::Pipeline;
 use tokio::sync::watch;
 
-use super::Supervisor;
 use super::agents::Place;
 use super::attempt::Outcome;
+use super::{Earlier, Supervisor};
 use crate::artifacts::{Staged, Staging};
-use crate::job::{Generation, Importance, Job, Message, Preparation, Restored, State};
+use crate::job::{Generation, Importance, Job, JobId, Message, Preparation, Restored, State};
 use crate::planning::{self, Understood};
 use crate::recovery::{End, Historian, JobStore, Loaded, SaveError};
 
@@ -40,6 +40,15 @@ impl Records {
     /// Brings artifacts here that are in the storage.
     pub(super) async fn fetch(&self, staged: &Staged) -> Result<(), SaveError> {
         self.store.fetch(staged).await
+    }
+
+    /// Records that a job has completed its first checkpoint, for as long as that takes.
+    pub(super) fn checkpointed(&self, job: &JobId) {
+        let (store, job) = (Arc::clone(&self.store), job.clone());
+        tokio::spawn(async move {
+            // It fails only when another service has the job.
+            let _ = again(None, || store.checkpointed(&job), |_| {}).await;
+        });
     }
 
     fn follow(&self, historian: Historian) {
@@ -136,7 +145,10 @@ impl Supervisor {
             Ok(Preparation { submission, options, plan, staging, remarks: Vec::new(), time: prepared })
         });
         match prepared.await.unwrap_or_else(|error| Err(error.to_string())) {
-            Ok(preparation) => self.go_on(job, preparation, loaded.attempts),
+            Ok(preparation) => {
+                let earlier = Earlier { attempts: loaded.attempts, has_checkpoint: loaded.has_checkpoint };
+                self.go_on(job, preparation, earlier);
+            }
             Err(why) => {
                 job.enter(State::Starting);
                 let outcome = Outcome::Failed(format!("this service cannot go on with the job: {why}"));
