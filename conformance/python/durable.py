@@ -261,7 +261,9 @@ class Durable(unittest.TestCase):
     job = self.job(context.build, context)
     context.hold(1, 2)
     self.assertTrue(job.worked(2, checkpoints=2))
+    processes = self.service.all_processes()
     self.service.kill()
+    service.wait_for('the end of its processes', lambda: not any(map(service.alive, processes)))
     for folder in self.service.storage.glob('test*'):
       shutil.rmtree(folder)
     before = context.progress()
