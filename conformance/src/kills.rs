@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::process;
+
 /// Between two looks at the server's processes.
 const LOOK: Duration = Duration::from_millis(10);
 /// A process that has work is killed so many milliseconds after that was seen, at most.
@@ -81,15 +83,7 @@ fn work(server: u32, mut random: Random, stop: &AtomicBool) -> u64 {
 }
 
 fn children(parent: u32) -> BTreeSet<u32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    ids.filter(|pid| parent_of(*pid) == Some(parent)).collect()
-}
-
-fn parent_of(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // After the name, which may hold anything: the state, then the parent.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    process::by_parent().ok().and_then(|mut of| of.remove(&parent)).unwrap_or_default().into_iter().collect()
 }
 
 /// Whether a process has a TCP port: one that waits for work has none.

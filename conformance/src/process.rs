@@ -67,7 +67,8 @@ fn resident(pid: u32) -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
-fn family(pid: u32) -> Result<BTreeSet<u32>> {
+/// The processes of this machine, by their parents.
+pub(crate) fn by_parent() -> Result<BTreeMap<u32, Vec<u32>>> {
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for entry in fs::read_dir("/proc").context("cannot list /proc")? {
         let path: PathBuf = entry.context("cannot list /proc")?.path();
@@ -81,6 +82,11 @@ fn family(pid: u32) -> Result<BTreeSet<u32>> {
             children.entry(parent).or_default().push(id);
         }
     }
+    Ok(children)
+}
+
+fn family(pid: u32) -> Result<BTreeSet<u32>> {
+    let mut children = by_parent()?;
     let mut family = BTreeSet::from([pid]);
     let mut open = vec![pid];
     while let Some(parent) = open.pop() {

@@ -18,6 +18,13 @@ async fn ids(client: &mut Jobs) -> Vec<String> {
     jobs.into_iter().map(|job| job.job_id).collect()
 }
 
+/// The number of the term of who leads.
+fn newest_term(storage: &tempfile::TempDir) -> u64 {
+    let entries = std::fs::read_dir(storage.path().join(".service/terms")).expect("somebody leads");
+    let names = entries.map(|entry| entry.expect("readable").file_name());
+    names.filter_map(|name| name.to_str()?.parse::<u64>().ok()).max().expect("somebody leads")
+}
+
 fn states_of(said: &[String]) -> Vec<&str> {
     said.iter().filter(|line| !line.contains(": ")).map(String::as_str).collect()
 }
@@ -117,8 +124,11 @@ async fn of_two_services_one_waits_and_goes_on_with_the_jobs_of_the_other() {
     let job = submit(&mut client, impulse()).await;
     let before = said(&mut client, &job).await;
     let second = tokio::spawn(Service::start(config()));
-    // Longer than its patience, if it heard nothing.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // The first renews its term four times in the time that the second would wait if it heard nothing.
+    let begun = newest_term(&storage);
+    while newest_term(&storage) < begun + 10 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert!(!second.is_finished(), "two lead");
     first.stop().await;
     let second = tokio::time::timeout(PATIENCE, second).await.expect("it leads").expect("no panic").expect("it serves");
@@ -135,14 +145,9 @@ async fn a_service_that_was_replaced_says_so_and_leaves_the_jobs() {
     let (first, mut client) = serve(config_on(&storage)).await;
     let job = running(&mut client, &mut pool, 3).await;
     // What the next one does: it takes the number that the first one wants next.
-    let terms = storage.path().join(".service/terms");
-    let newest = || {
-        let names = std::fs::read_dir(&terms).expect("it leads").map(|entry| entry.expect("readable").file_name());
-        names.filter_map(|name| name.to_str()?.parse::<u64>().ok()).max().expect("it leads")
-    };
     let mut taken = false;
     while !taken {
-        let next = terms.join(format!("{:020}", newest() + 1));
+        let next = storage.path().join(format!(".service/terms/{:020}", newest_term(&storage) + 1));
         taken = std::fs::File::create_new(next).is_ok();
     }
     let why = tokio::time::timeout(PATIENCE, first.replaced()).await.expect("it notices");

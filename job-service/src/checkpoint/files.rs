@@ -226,6 +226,24 @@ impl Files {
         Ok(transfer)
     }
 
+    /// Fetches the files of a checkpoint that are `wanted` into `into`, a folder for each part, in their order.
+    pub async fn download_parts(
+        &self,
+        manifest: &Manifest,
+        into: &Path,
+        wanted: impl Fn(&FileRef) -> bool,
+    ) -> Result<Vec<PathBuf>, FileError> {
+        let mut folders = Vec::with_capacity(manifest.operators.len());
+        for (number, part) in manifest.operators.iter().enumerate() {
+            let folder = into.join(number.to_string());
+            tokio::fs::create_dir_all(&folder).await.map_err(local("cannot make a folder", &folder))?;
+            let files: Vec<FileRef> = part.files.iter().filter(|file| wanted(file)).cloned().collect();
+            self.download(&files, &folder).await?;
+            folders.push(folder);
+        }
+        Ok(folders)
+    }
+
     /// In the order of `listed`.
     async fn hash(
         &self,

@@ -124,7 +124,8 @@ pub(super) async fn check(args: CheckUpgradeArgs) -> anyhow::Result<ExitCode> {
         let newest = listed(&args.service, &args.from).await?.pop();
         let newest = newest.with_context(|| format!("job {} has saved nothing", args.from))?.path;
         // It may make room for a later one meanwhile: the job's newest is meant.
-        newest.rsplit_once("/manifests/").map_or(newest.clone(), |(job, _)| job.to_owned())
+        let StartFrom { storage, job, .. } = StartFrom::parse(&newest)?;
+        format!("{storage}/{job}")
     };
     let mut config = ServiceConfig { capacity: 0, spares: 0, ..ServiceConfig::default() };
     config.supervisor.check_against = Some(path.clone());

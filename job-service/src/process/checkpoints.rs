@@ -182,11 +182,8 @@ async fn fetch(
     into: &Path,
 ) -> Result<(Vec<PathBuf>, Vec<Vec<ferrobeam_proto::pipeline::MonitoringInfo>>), FileError> {
     let (mut folders, mut metrics) = (Vec::new(), Vec::new());
-    for (number, part) in manifest.operators.iter().enumerate() {
-        let folder = into.join(number.to_string());
-        let local = |source| FileError::Local { action: "make a folder", path: folder.clone(), source };
-        tokio::fs::create_dir_all(&folder).await.map_err(local)?;
-        files.download(&part.files, &folder).await?;
+    let fetched = files.download_parts(manifest, into, |_| true).await?;
+    for (part, folder) in manifest.operators.iter().zip(fetched) {
         if part.operator != METRICS {
             folders.push(folder);
             continue;

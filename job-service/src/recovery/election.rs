@@ -187,13 +187,15 @@ impl Election {
         }
     }
 
-    /// Whether the number is this service's now.
+    /// Whether the number is this service's now: what stands there says so, whatever was said of writing it.
     async fn claim(&self, number: u64, term: &Term) -> Result<bool, SaveError> {
         let sealed = Sealed::new(Nonce::new(), term)?;
-        match self.storage.create_once(&ServiceLayout::term(number), &sealed).await {
-            // A number that was removed as an old one is free again for whoever slept for long.
-            Claim::Won => Ok(self.newest().await?.number == number),
-            Claim::Lost { .. } => Ok(false),
+        let claimed = self.storage.create_once(&ServiceLayout::term(number), &sealed).await;
+        // A number that was removed as an old one is free again for whoever slept for long.
+        let newest = self.newest().await?;
+        match claimed {
+            _ if newest.number == number && newest.term.as_ref() == Some(term) => Ok(true),
+            Claim::Won | Claim::Lost { .. } => Ok(false),
             Claim::Unknown(error) => Err(error.into()),
         }
     }
@@ -269,32 +271,21 @@ impl Leadership {
                 }
                 return None;
             }
-            match self.renew().await {
-                Ok(true) => self.election.forget_before(self.number).await,
+            match self.election.claim(self.number + 1, &self.election.term).await {
+                Ok(true) => {
+                    self.number += 1;
+                    // Others were removed when this service began to lead.
+                    let old = ServiceLayout::term(self.number.saturating_sub(KEPT));
+                    if let Err(error) = self.election.storage.delete(&[old]).await {
+                        tracing::debug!(%error, "an old term stays");
+                    }
+                }
                 Ok(false) => return Some("another service has taken over its jobs".to_owned()),
                 Err(error) => {
                     tracing::warn!(%error, "the term of this service cannot be renewed, and is tried again");
                 }
             }
         }
-    }
-
-    async fn renew(&mut self) -> Result<bool, SaveError> {
-        let next = self.number + 1;
-        let claimed = self.election.claim(next, &self.election.term).await;
-        let renewed = match claimed {
-            Ok(true) => true,
-            // Of an earlier attempt it was not known whether it was carried out.
-            Ok(false) | Err(_) => {
-                let newest = self.election.newest().await?;
-                newest.number == next && newest.term.as_ref() == Some(&self.election.term)
-            }
-        };
-        if renewed {
-            self.number = next;
-            return Ok(true);
-        }
-        claimed
     }
 }
 

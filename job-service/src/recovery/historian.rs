@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::again::again;
 use super::error::SaveError;
 use super::job_store::{JobStore, Loaded};
 use super::saved::{NumberedEvent, Piece};
@@ -14,9 +15,6 @@ const GATHER: Duration = Duration::from_millis(500);
 const PIECE: usize = 4096;
 /// Pieces behind a whole one, before the next that is whole.
 const PIECES: u64 = 64;
-/// The pause before a piece is written again; it doubles, so often at most.
-const PAUSE: Duration = Duration::from_millis(250);
-const DOUBLINGS: u32 = 7;
 
 /// See the module.
 #[derive(Debug)]
@@ -86,19 +84,15 @@ impl Historian {
             piece
         };
         let piece = piece.sealed()?;
-        let mut pauses = (0..DOUBLINGS).map(|doublings| PAUSE * (1 << doublings));
-        let mut pause = PAUSE;
         loop {
-            match self.store.append(self.job.id(), self.next, &piece).await {
-                Ok(()) => break,
+            let append = || self.store.append(self.job.id(), self.next, &piece);
+            let appended = again(None, append, |error| {
+                tracing::warn!(job = %self.job.id(), %error, "what happens to a job cannot be recorded, and is tried again");
+            });
+            match appended.await {
                 // Something that is not ours has the place.
                 Err(SaveError::Replaced) if self.store.leads().await.unwrap_or(false) => self.next += 1,
-                Err(error @ (SaveError::Replaced | SaveError::Closed)) => return Err(error),
-                Err(error) => {
-                    pause = pauses.next().unwrap_or(pause);
-                    tracing::warn!(job = %self.job.id(), %error, "what happens to a job cannot be recorded, and is tried again");
-                    tokio::time::sleep(pause).await;
-                }
+                appended => break appended?,
             }
         }
         if is_whole {

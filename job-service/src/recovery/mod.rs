@@ -34,6 +34,7 @@
 //! once the next attempt has begun ([`checkpoint`](crate::checkpoint)), nor remove that one's. Its job processes go on until
 //! they have not heard of it for their lease, 40 s: what they do outside may come twice, as after any restart.
 
+mod again;
 mod election;
 mod error;
 mod framed;
@@ -43,6 +44,7 @@ mod saved;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use again::again;
 pub use election::{Ballot, Election, Leadership, Term};
 pub use error::SaveError;
 pub use historian::Historian;

@@ -51,7 +51,6 @@ use crate::metrics;
 use crate::options::{CheckpointOptions, StateBackend};
 use attempt::{Attempt, Deployable, Outcome};
 use checkpoints::Checkpoints;
-use recorded::Recorded;
 use restart::{History, Loss, RestartPolicy, Verdict};
 
 /// What the supervisor is told once.
@@ -217,15 +216,13 @@ impl Supervisor {
             Err(reason) => (Outcome::Failed(std::mem::take(reason)), None),
         };
         let results = metrics::results(&job.metrics().live()).encode_to_vec().into();
-        match self.record_end(job, &outcome, &results).await {
-            Recorded::Elsewhere => return leaving,
-            Recorded::Yes => {
-                let checkpoints = work.ok().and_then(|work| work.checkpoints);
-                let end = job.close(outcome.state());
-                if let Some(checkpoints) = checkpoints.filter(|checkpoints| !checkpoints.stay_after(end)) {
-                    checkpoints.forget().await;
-                }
-            }
+        if !self.record_end(job, &outcome, &results).await {
+            return leaving;
+        }
+        let checkpoints = work.ok().and_then(|work| work.checkpoints);
+        let end = job.close(outcome.state());
+        if let Some(checkpoints) = checkpoints.filter(|checkpoints| !checkpoints.stay_after(end)) {
+            checkpoints.forget().await;
         }
         finish(job, outcome, results);
         leaving

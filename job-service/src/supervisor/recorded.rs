@@ -14,12 +14,10 @@ use super::{Earlier, Supervisor};
 use crate::artifacts::{Staged, Staging};
 use crate::job::{Generation, Importance, Job, JobId, Message, Preparation, Restored, State};
 use crate::planning::{self, Understood};
-use crate::recovery::{End, Historian, JobStore, Loaded, SaveError};
+use crate::recovery::{End, Historian, JobStore, Loaded, SaveError, again};
 
-/// The pause before something is recorded again; it doubles, so often at most.
-const PAUSE: Duration = Duration::from_millis(250);
+/// How often it is tried to record that an attempt begins, before that is given up.
 const TRIES: u32 = 8;
-const DOUBLINGS: u32 = 7;
 /// A client that cancels or drains waits no longer than this for the record of that.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -70,15 +68,6 @@ fn note(replaced: &watch::Sender<Option<String>>, error: &SaveError) {
     if let SaveError::Replaced = error {
         replaced.send_replace(Some(error.to_string()));
     }
-}
-
-/// Whether the end of a job is on record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Recorded {
-    /// It is, or nobody asks for it.
-    Yes,
-    /// The job is another service's, and has not ended.
-    Elsewhere,
 }
 
 impl Supervisor {
@@ -152,7 +141,7 @@ impl Supervisor {
             Err(why) => {
                 job.enter(State::Starting);
                 let outcome = Outcome::Failed(format!("this service cannot go on with the job: {why}"));
-                if self.record_end(&job, &outcome, &Bytes::new()).await != Recorded::Elsewhere {
+                if self.record_end(&job, &outcome, &Bytes::new()).await {
                     super::finish(&job, outcome, Bytes::new());
                 }
             }
@@ -167,7 +156,9 @@ impl Supervisor {
 
     /// Leaves its jobs as they are for the next service: whatever ends from now on ends because this one does.
     pub async fn suspend(&self) {
-        let Some(records) = &self.records else { return };
+        if self.records.is_none() {
+            return;
+        }
         let all = async {
             for job in self.jobs.all() {
                 job.is_recorded().await;
@@ -177,7 +168,6 @@ impl Supervisor {
             tracing::warn!("the last that happened to some jobs is not on record");
         }
         self.abandon();
-        tracing::debug!(storing = !records.store.is_closed(), "jobs are left to the next service");
     }
 
     /// The same, when the next service has them already.
@@ -225,11 +215,11 @@ impl Supervisor {
         Ok(places)
     }
 
-    /// Records how a job ends, before anybody is told.
-    pub(super) async fn record_end(&self, job: &Job, outcome: &Outcome, metrics: &Bytes) -> Recorded {
-        let Some(records) = &self.records else { return Recorded::Yes };
+    /// Records how a job ends, before anybody is told. False: the job is another service's, and has not ended.
+    pub(super) async fn record_end(&self, job: &Job, outcome: &Outcome, metrics: &Bytes) -> bool {
+        let Some(records) = &self.records else { return true };
         if self.is_suspended() {
-            return Recorded::Elsewhere;
+            return false;
         }
         // From here on nobody turns it elsewhere.
         let state = job.close(outcome.state());
@@ -245,13 +235,8 @@ impl Supervisor {
                 }
             },
         );
-        match recorded.await {
-            Ok(()) => Recorded::Yes,
-            Err(error) => {
-                records.note(&error);
-                Recorded::Elsewhere
-            }
-        }
+        let recorded = recorded.await;
+        recorded.inspect_err(|error| records.note(error)).is_ok()
     }
 }
 
@@ -259,30 +244,5 @@ fn reason(outcome: &Outcome) -> Option<String> {
     match outcome {
         Outcome::Failed(reason) | Outcome::Lost(reason) => Some(reason.clone()),
         Outcome::Done | Outcome::Cancelled => None,
-    }
-}
-
-/// Does something that can be done twice, until it succeeds or was tried so often. `failed` is told of each failure.
-async fn again<F>(
-    tries: Option<u32>,
-    mut attempt: impl FnMut() -> F,
-    mut failed: impl FnMut(&SaveError),
-) -> Result<(), SaveError>
-where
-    F: Future<Output = Result<(), SaveError>>,
-{
-    let mut tried = 0;
-    loop {
-        let error = match attempt().await {
-            Ok(()) => return Ok(()),
-            Err(error @ (SaveError::Closed | SaveError::Replaced)) => return Err(error),
-            Err(error) => error,
-        };
-        failed(&error);
-        if tries.is_some_and(|tries| tried + 1 >= tries) {
-            return Err(error);
-        }
-        tokio::time::sleep(PAUSE * (1 << tried.min(DOUBLINGS))).await;
-        tried += 1;
     }
 }

@@ -162,16 +162,10 @@ async fn heads(start_from: &StartFrom, into: &Path) -> Result<(u64, Vec<PathBuf>
     let storage = Storage::open_to_read(&start_from.storage, &Options::of_environment());
     let storage = storage.map_err(|error| error.to_string())?;
     let files = Files::of(&storage, &start_from.job).map_err(|error| error.to_string())?;
-    let mut folders = Vec::new();
-    let parts = manifest.operators.iter().filter(|part| part.operator != METRICS);
-    for (number, part) in parts.enumerate() {
-        let folder = into.join(number.to_string());
-        tokio::fs::create_dir_all(&folder).await.map_err(|error| format!("a folder cannot be made: {error}"))?;
-        let heads: Vec<_> = part.files.iter().filter(|file| file.name == HEAD).cloned().collect();
-        files.download(&heads, &folder).await.map_err(|error| error.to_string())?;
-        folders.push(folder);
-    }
-    Ok((manifest.epoch.0, folders))
+    let folders = files.download_parts(&manifest, into, |file| file.name == HEAD).await;
+    let folders = manifest.operators.iter().zip(folders.map_err(|error| error.to_string())?);
+    let folders = folders.filter(|(part, _)| part.operator != METRICS).map(|(_, folder)| folder);
+    Ok((manifest.epoch.0, folders.collect()))
 }
 
 fn lines(fit: &Fit) -> Vec<String> {
