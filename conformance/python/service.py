@@ -133,9 +133,10 @@ class Service:
     self._s3 = None
     if 'FERROBEAM_S3' in os.environ:
       self._s3 = S3(self.storage)
-    port = free_port()
-    self.endpoint = 'localhost:%d' % port
-    self._command = [os.environ['FERROBEAM'], 'serve', '--job-port=%d' % port, '--artifact-port=0', '--expansion-port=0']
+    port, expansion = free_port(), free_port()
+    self.endpoint, self.expansion = 'localhost:%d' % port, 'localhost:%d' % expansion
+    self._command = [os.environ['FERROBEAM'], 'serve', '--job-port=%d' % port, '--artifact-port=0']
+    self._command += ['--expansion-port=%d' % expansion]
     url = self._s3.url if self._s3 else 'file://%s' % self.storage
     self._command += ['--checkpoint-storage=%s' % url, '--temp-dir=%s' % (self.folder / 'temp')]
     self._command += flags
@@ -149,6 +150,11 @@ class Service:
     with self.log.open('a') as log:
       environment = self._s3.environment if self._s3 else None
       self._process = started(self._command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+  def run(self, command, *arguments):
+    """What a command of the program that asks this service prints."""
+    asked = [os.environ['FERROBEAM'], command, '--endpoint=%s' % self.endpoint, *arguments]
+    return subprocess.run(asked, check=True, timeout=LIMIT, stdout=subprocess.PIPE, text=True).stdout
 
   def wait(self):
     wait_for('the service', lambda: self.check_alive() or listens(self._process.pid))

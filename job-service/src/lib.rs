@@ -13,6 +13,7 @@ pub mod api;
 pub mod artifacts;
 pub mod checkpoint;
 pub mod control;
+pub mod expansion;
 pub mod job;
 mod metrics;
 pub mod options;

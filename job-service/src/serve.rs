@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ferrobeam_proto::expansion::expansion_service_server::ExpansionServiceServer;
 use ferrobeam_proto::job::artifact_retrieval_service_server::ArtifactRetrievalServiceServer;
 use ferrobeam_proto::job::artifact_staging_service_server::ArtifactStagingServiceServer;
 use ferrobeam_proto::job::job_service_server::JobServiceServer;
@@ -23,6 +24,7 @@ use crate::checkpoint::{Options, Storage};
 use crate::control::v1::control_server::ControlServer;
 use crate::control::v1::savepoints_server::SavepointsServer;
 use crate::control::{ControlService, SavepointService};
+use crate::expansion::KafkaExpansion;
 use crate::job::{Jobs, Retention};
 use crate::options::StateBackend;
 use crate::recovery::{self, Ballot, Election, JobStore, SaveError, Term};
@@ -38,6 +40,8 @@ pub struct ServiceConfig {
     pub job_port: u16,
     /// The port that clients are sent to to stage artifacts, which serves the same; 0 takes any free one.
     pub artifact_port: u16,
+    /// The port of the expansion service, which serves the same; 0 takes any free one.
+    pub expansion_port: u16,
     /// The host under which clients and other machines reach the service; `None`: `host`, or this machine's name when
     /// `host` stands for every address.
     pub advertised_host: Option<String>,
@@ -73,6 +77,7 @@ impl Default for ServiceConfig {
             host: "localhost".to_owned(),
             job_port: 0,
             artifact_port: 0,
+            expansion_port: 0,
             advertised_host: None,
             artifacts_dir: None,
             checkpoint_storage: None,
@@ -155,6 +160,7 @@ pub enum ServeError {
 pub struct Service {
     job_address: SocketAddr,
     artifact_address: SocketAddr,
+    expansion_endpoint: String,
     endpoint: String,
     jobs: Arc<Jobs>,
     supervisor: Arc<Supervisor>,
@@ -235,7 +241,9 @@ impl Service {
     ) -> Result<Service, ServeError> {
         let job = listen(ip, config.job_port, "job-port").await?;
         let artifact = listen(ip, config.artifact_port, "artifact-port").await?;
+        let expansion = listen(ip, config.expansion_port, "expansion-port").await?;
         let (job, job_address) = job;
+        let (expansion, expansion_address) = expansion;
         let (artifact, artifact_address) = artifact;
         let advertised = advertised_host(&config, ip);
         let endpoint = host_port(&advertised, job_address.port());
@@ -279,12 +287,13 @@ impl Service {
             .add_service(ArtifactStagingServiceServer::new(staging).max_decoding_message_size(usize::MAX))
             .add_service(ArtifactRetrievalServiceServer::new(Retrieval::new(store, grants)))
             .add_service(SavepointsServer::new(savepoints))
+            .add_service(ExpansionServiceServer::new(KafkaExpansion).max_decoding_message_size(usize::MAX))
             .add_service(ControlServer::new(control).max_decoding_message_size(usize::MAX))
             .prepare();
 
         let (stop, stopped) = watch::channel(false);
         let servers =
-            [job, artifact].map(|l| tokio::spawn(serve(l, routes.clone(), stopped.clone()))).into_iter().collect();
+            [job, artifact, expansion].map(|l| tokio::spawn(serve(l, routes.clone(), stopped.clone()))).into_iter().collect();
         let agent = (config.capacity > 0).then(|| {
             let own = AgentConfig {
                 program: config.program.clone(),
@@ -299,6 +308,7 @@ impl Service {
         Ok(Service {
             job_address,
             artifact_address,
+            expansion_endpoint: host_port(&advertised, expansion_address.port()),
             endpoint,
             jobs,
             supervisor,
@@ -318,6 +328,11 @@ impl Service {
     /// Where artifacts are staged.
     pub fn artifact_address(&self) -> SocketAddr {
         self.artifact_address
+    }
+
+    /// Where transforms are expanded, as clients name it, HOST:PORT.
+    pub fn expansion_endpoint(&self) -> &str {
+        &self.expansion_endpoint
     }
 
     /// The job endpoint as clients name it, HOST:PORT.

@@ -57,7 +57,7 @@ pub(super) struct ServeArgs {
     /// Port where artifacts are staged; 0 for any free one
     #[arg(long, default_value_t = 8098)]
     pub(super) artifact_port: u16,
-    /// Port of the expansion service, which is not served yet
+    /// Port of the expansion service: Kafka's transforms, for cross-language pipelines; 0 for any free one
     #[arg(long, default_value_t = 8097)]
     pub(super) expansion_port: u16,
     /// Where artifacts are kept, and found again by the next service [default: a temporary folder]
@@ -286,6 +286,7 @@ impl ServeArgs {
             host: self.job_host.clone(),
             job_port: self.job_port,
             artifact_port: self.artifact_port,
+            expansion_port: self.expansion_port,
             advertised_host: self.advertised_host.clone(),
             artifacts_dir: self.artifacts_dir.clone(),
             checkpoint_storage: self.checkpoint_storage.clone(),

@@ -15,15 +15,12 @@ pub(super) async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let config = args.config();
     let keeps_jobs = config.checkpoint_storage.is_some();
     let service = Service::start(config).await?;
-    tracing::info!(
-        "no expansion service is served on port {} yet: cross-language transforms need their own SDK's",
-        args.expansion_port
-    );
     announce(&format!(
-        "ferrobeam {}: listening on {} (artifacts on {})",
+        "ferrobeam {}: listening on {} (artifacts on {}, expansion service on {})",
         env!("CARGO_PKG_VERSION"),
         service.job_address(),
-        service.artifact_address()
+        service.artifact_address(),
+        service.expansion_endpoint()
     ));
     tokio::select! {
         asked = asked_to_end() => asked?,

@@ -104,8 +104,9 @@ pub const CATALOGUE: &[OptionEntry] = &[
     entry(
         "checkpointing_mode",
         Text("EXACTLY_ONCE"),
-        Accepted("state is always exactly once"),
-        "EXACTLY_ONCE or AT_LEAST_ONCE",
+        Honoured,
+        "AT_LEAST_ONCE: Kafka sinks write as records come, and some again after a failure; EXACTLY_ONCE: in transactions, one a \
+         checkpoint. State is exactly once with both",
     ),
     entry("checkpoint_timeout_millis", Integer(-1), Honoured, "Milliseconds a checkpoint may take"),
     entry("min_pause_between_checkpoints", Integer(-1), Honoured, "Milliseconds between checkpoints"),

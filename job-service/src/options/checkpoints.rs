@@ -30,6 +30,8 @@ pub struct CheckpointOptions {
     pub start_from: Option<StartFrom>,
     /// Saved state that the pipeline has no place for any more is dropped.
     pub allow_non_restored_state: bool,
+    /// Kafka sinks write records as they come, and some again after a failure: `checkpointing_mode` `AT_LEAST_ONCE`.
+    pub at_least_once: bool,
     /// They stay when the job fails, for a later one to start from.
     pub externalized: bool,
     /// They stay when the job is cancelled.
@@ -52,6 +54,7 @@ impl CheckpointOptions {
             storage: None,
             start_from: None,
             allow_non_restored_state: false,
+            at_least_once: false,
             externalized: false,
             retained_on_cancellation: false,
             renamed: BTreeMap::new(),
@@ -70,6 +73,8 @@ impl CheckpointOptions {
         let interval = interval.or(start_from.as_ref().map(|_| INTERVAL))?;
         let mut options = CheckpointOptions { start_from, ..CheckpointOptions::every(interval) };
         options.allow_non_restored_state = reader.flag("allow_non_restored_state").unwrap_or(false);
+        let mode = reader.one_of("checkpointing_mode", &["EXACTLY_ONCE", "AT_LEAST_ONCE"]);
+        options.at_least_once = mode == Some("AT_LEAST_ONCE");
         options.timeout = positive(reader, "checkpoint_timeout_millis");
         options.min_pause = positive(reader, "min_pause_between_checkpoints").map(NonZeroU64::get);
         options.concurrent = positive(reader, "num_concurrent_checkpoints");

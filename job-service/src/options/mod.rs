@@ -200,6 +200,16 @@ impl Reader<'_> {
         self.parsed(name, |url| Storage::open(url, &Options::none()).map(|_| url.to_owned()))
     }
 
+    /// One of these words, whatever its case.
+    fn one_of(&mut self, name: &str, words: &[&'static str]) -> Option<&'static str> {
+        let given = self.text(name)?;
+        let word = words.iter().copied().find(|word| word.eq_ignore_ascii_case(given.trim()));
+        if word.is_none() {
+            self.refuse(name, given, &words.join(" or "));
+        }
+        word
+    }
+
     /// The checkpoint of another job.
     fn start_from(&mut self, name: &str) -> Option<StartFrom> {
         self.parsed(name, StartFrom::parse)

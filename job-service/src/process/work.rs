@@ -375,6 +375,8 @@ fn settings(deployment: &v1::Deployment) -> Settings {
         settings.retry_delay = Duration::from_millis(limits.retry_delay_millis);
     }
     settings.allow_non_restored_state = deployment.checkpoints.as_ref().is_some_and(|it| it.allow_non_restored_state);
+    settings.kafka_exactly_once = !deployment.checkpoints.as_ref().is_some_and(|it| it.kafka_at_least_once);
+    settings.job.clone_from(&deployment.job_id);
     if limits.max_bundle_millis > 0 {
         settings.max_bundle_time = Duration::from_millis(limits.max_bundle_millis);
     }

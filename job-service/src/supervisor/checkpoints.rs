@@ -109,6 +109,7 @@ pub(super) struct Checkpoints {
     retained: NonZeroUsize,
     start_from: Option<StartFrom>,
     allow_non_restored_state: bool,
+    kafka_at_least_once: bool,
     renamed: BTreeMap<String, String>,
     /// As the options say.
     externalized: bool,
@@ -174,6 +175,7 @@ impl Checkpoints {
             retained: asked.retained,
             start_from: asked.start_from.clone(),
             allow_non_restored_state: asked.allow_non_restored_state,
+            kafka_at_least_once: asked.at_least_once,
             renamed: asked.renamed.clone(),
             externalized: asked.externalized,
             retained_on_cancellation: asked.retained_on_cancellation,
@@ -202,6 +204,7 @@ impl Checkpoints {
             restore: self.beginning.restorable.as_ref().map(|restored| restored.manifest.clone()).unwrap_or_default(),
             restore_storage_url: self.restore_url.clone(),
             allow_non_restored_state: self.allow_non_restored_state,
+            kafka_at_least_once: self.kafka_at_least_once,
             renamed_transforms: self.renamed.clone(),
         }
     }

@@ -31,6 +31,6 @@ pub use handle::{CheckpointObserver, Checkpoints};
 pub(crate) use handle::{Frozen, Saver};
 pub use names::Renames;
 pub(crate) use part::{CarriedBatch, CarriedWriter};
-pub use part::{CellName, HEAD, Part, PartHead, PartKind};
+pub use part::{CellName, HEAD, Part, PartHead, PartKind, SavedSink};
 pub(crate) use restore::Restored;
 pub use restore::{Restore, RestoreError};

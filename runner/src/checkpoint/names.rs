@@ -7,6 +7,8 @@ use std::fmt::Display;
 const STAGE: &str = "stage ";
 const GROUPING: &str = "group ";
 const SIDE_INPUT: &str = "side input ";
+const KAFKA_READ: &str = "Kafka read ";
+const KAFKA_WRITE: &str = "Kafka write ";
 const OF: &str = " of ";
 const AS: &str = ", as ";
 
@@ -23,6 +25,16 @@ pub(crate) fn of_grouping(transform: &str) -> String {
 /// Of the table of a side input, which is called after the first transform that reads it.
 pub(crate) fn of_side_input(local_name: &str, transform: &str, access: impl Display) -> String {
     format!("{SIDE_INPUT}{local_name}{OF}{transform}{AS}{access}")
+}
+
+/// Of a Kafka source.
+pub(crate) fn of_kafka_read(transform: &str) -> String {
+    format!("{KAFKA_READ}{transform}")
+}
+
+/// Of a Kafka sink.
+pub(crate) fn of_kafka_write(transform: &str) -> String {
+    format!("{KAFKA_WRITE}{transform}")
 }
 
 /// New names of transforms, by the names that a checkpoint has for them. What is within a transform is renamed with it.
@@ -54,11 +66,16 @@ impl Renames {
 
     /// The new name of an operator; none if it has none.
     pub(super) fn of_operator<'a>(&'a self, name: &str, used: &mut BTreeSet<&'a str>) -> Option<String> {
-        if let Some(stage) = name.strip_prefix(STAGE) {
-            return self.of_transform(stage, used).map(|new| of_stage(&new));
-        }
-        if let Some(grouping) = name.strip_prefix(GROUPING) {
-            return self.of_transform(grouping, used).map(|new| of_grouping(&new));
+        let after_one: [(&str, fn(&str) -> String); 4] = [
+            (STAGE, of_stage),
+            (GROUPING, of_grouping),
+            (KAFKA_READ, of_kafka_read),
+            (KAFKA_WRITE, of_kafka_write),
+        ];
+        for (kind, named) in after_one {
+            if let Some(transform) = name.strip_prefix(kind) {
+                return self.of_transform(transform, used).map(|new| named(&new));
+            }
         }
         let (read, access) = name.strip_prefix(SIDE_INPUT)?.rsplit_once(AS)?;
         // The local name may hold the word, too.
@@ -90,6 +107,8 @@ mod tests {
             ("stage Count/ParDo(Fn)", Some("stage Tally/ParDo(Fn)")),
             ("group Count/Sum/Group", Some("group Tally/Total/Group")),
             ("group Counter", None),
+            ("Kafka read Count/Read", Some("Kafka read Tally/Read")),
+            ("Kafka write Count", Some("Kafka write Tally")),
             ("side input a of b of Side of it/Map, as iterable", Some("side input a of b of Side/Map, as iterable")),
             ("side input a of Others, as multimap", None),
         ] {

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::element::Batch;
+use crate::kafka::SavedPositions;
 use crate::time::Timestamp;
 
 /// The version of the layout that this build writes, and the greatest that it reads.
@@ -61,6 +62,10 @@ pub enum PartKind {
     Grouping,
     /// The table of a side input: its store and its windows.
     SideInput,
+    /// A Kafka source: how far it has read.
+    KafkaRead,
+    /// A Kafka sink: what it has to write when the checkpoint is durable.
+    KafkaWrite,
 }
 
 impl std::fmt::Display for PartKind {
@@ -70,6 +75,8 @@ impl std::fmt::Display for PartKind {
             PartKind::Keyed => "stage with keyed state",
             PartKind::Grouping => "grouping",
             PartKind::SideInput => "side input",
+            PartKind::KafkaRead => "Kafka source",
+            PartKind::KafkaWrite => "Kafka sink",
         })
     }
 }
@@ -115,6 +122,20 @@ pub struct PartHead {
     pub has_store: bool,
     /// Records in `carried`.
     pub carried: u64,
+    /// Of a Kafka source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positions: Option<SavedPositions>,
+    /// Of a Kafka sink that writes in transactions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sink: Option<SavedSink>,
+}
+
+/// What a Kafka sink saves beside the records that it carries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedSink {
+    /// The `transactional.id` that they are written under, and the group whose offset tells whether they were: the epoch of
+    /// the last checkpoint that was, for partition 0 of the sink's topic.
+    pub transactional_id: String,
 }
 
 impl PartHead {
@@ -134,7 +155,15 @@ impl PartHead {
             form: String::new(),
             has_store: false,
             carried: 0,
+            positions: None,
+            sink: None,
         }
+    }
+
+    /// Whether nothing is in it that anybody would take over.
+    pub(crate) fn is_empty(&self) -> bool {
+        let read_nothing = self.positions.as_ref().is_none_or(|positions| positions.partitions.is_empty());
+        !self.has_store && self.carried == 0 && read_nothing
     }
 
     /// Reads the head of the part in a folder.
@@ -287,6 +316,8 @@ mod tests {
             form: "kv(bytes, bytes)".into(),
             has_store: true,
             carried,
+            positions: None,
+            sink: None,
         }
     }
 

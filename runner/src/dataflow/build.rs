@@ -17,6 +17,7 @@ use super::epochs::{self, Epochs};
 use super::flow::{Backlogs, Flow, Shape};
 use super::group::{self, Grouping};
 use super::impulse;
+use super::kafka;
 use super::keyed;
 use super::links::Links;
 use super::merge::{Merger, WindowMerges};
@@ -223,6 +224,19 @@ impl<'scope> Builder<'scope, '_> {
                     };
                     windowed::build(self.scope, grouping, means, self.edge(*input), merges, links)
                 };
+                self.edges.insert(*output, edge);
+            }
+            Node::KafkaRead { name, read, element, output } => {
+                let links = self.links(saved_names::of_kafka_read(name), [*output]);
+                let source = kafka::read::Source { name, read, element };
+                let edge = kafka::read::build(self.scope, self.job, source, self.epochs.clone(), links);
+                self.edges.insert(*output, edge);
+            }
+            Node::KafkaWrite { name, write, element, input, output } => {
+                let links = self.links(saved_names::of_kafka_write(name), []);
+                let coder = element_coder(self.plan(), *input);
+                let sink = kafka::write::Sink { name, write, element, coder };
+                let edge = kafka::write::build(self.scope, self.job, sink, self.edge(*input), links);
                 self.edges.insert(*output, edge);
             }
             // All at once: `Builder::test_streams`.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::bundles::element_coder;
 use super::keyed::StateForm;
 use super::side_inputs::form_of_side_input;
-use super::{saved_names, windowed};
+use super::{kafka, saved_names, windowed};
 use crate::checkpoint::{PartHead, PartKind, Restore, RestoreError};
 use crate::plan::{Node, Plan, Stage};
 
@@ -58,13 +58,21 @@ pub fn compare(plan: &Plan, restore: &Restore, allow_non_restored_state: bool) -
                     takers.insert(name, Taker::Store(PartKind::SideInput, form));
                 }
             }
+            Node::KafkaRead { name, .. } => {
+                let taker = Taker::Store(PartKind::KafkaRead, kafka::read::FORM.to_owned());
+                takers.insert(saved_names::of_kafka_read(name), taker);
+            }
+            Node::KafkaWrite { name, input, .. } => {
+                let form = kafka::write::form(&element_coder(plan, *input));
+                takers.insert(saved_names::of_kafka_write(name), Taker::Store(PartKind::KafkaWrite, form));
+            }
             Node::Impulse { .. } | Node::Flatten { .. } | Node::Redistribute { .. } | Node::TestStream { .. } => {}
         }
     }
     let (mut fit, mut wrong) = (Fit::default(), Vec::new());
     for operator in restore.operators() {
         let heads = || restore.of(operator).iter().map(|part| &part.head);
-        let is_empty = heads().all(|head| !head.has_store && head.carried == 0);
+        let is_empty = heads().all(PartHead::is_empty);
         match takers.get(operator) {
             _ if is_empty => {}
             None if allow_non_restored_state => fit.dropped.push(operator.to_owned()),
@@ -105,7 +113,7 @@ impl Taker {
             return state.refuses(head).map(|why| format!("- {operator}: {why}"));
         }
         // A stage that carried nothing took nothing over.
-        let form = form.filter(|form| head.form != **form && (head.has_store || head.carried > 0))?;
+        let form = form.filter(|form| head.form != **form && !head.is_empty())?;
         Some(format!("- {operator}: it was saved as {}, and is now {form}", head.form))
     }
 }

@@ -155,7 +155,10 @@ impl Backlogs {
         for (index, node) in plan.nodes.iter().enumerate().rev() {
             let exchanges = peers > 1;
             match node {
-                Node::Impulse { .. } | Node::TestStream { .. } => {}
+                Node::Impulse { .. } | Node::TestStream { .. } | Node::KafkaRead { .. } => {}
+                Node::KafkaWrite { input, .. } => {
+                    readers.entry(*input).or_default().push(Reader { node: index, exchanged: false });
+                }
                 Node::Flatten { inputs, output } => {
                     let behind = readers.get(output).cloned().unwrap_or_default();
                     for input in inputs {

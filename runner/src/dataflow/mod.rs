@@ -27,6 +27,7 @@ mod flow;
 mod gist;
 mod group;
 mod impulse;
+mod kafka;
 mod keyed;
 mod links;
 mod merge;
@@ -119,6 +120,10 @@ pub struct Settings {
     pub carry_over_after: Duration,
     /// Saved cells of state that no transform has any more are dropped, instead of refused.
     pub allow_non_restored_state: bool,
+    /// The job's id, which no other job has: what it leaves in Kafka bears it.
+    pub job: String,
+    /// Kafka sinks of a job with checkpoints write in transactions.
+    pub kafka_exactly_once: bool,
 }
 
 impl Default for Settings {
@@ -132,6 +137,8 @@ impl Default for Settings {
             max_bundle_time: Duration::from_millis(100),
             carry_over_after: Duration::from_secs(1),
             allow_non_restored_state: false,
+            job: "job".to_owned(),
+            kafka_exactly_once: true,
         }
     }
 }

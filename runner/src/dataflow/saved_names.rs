@@ -13,6 +13,16 @@ pub(crate) fn of_grouping(transform: &str) -> String {
     names::of_grouping(transform)
 }
 
+/// Of the Kafka source that a transform is.
+pub(crate) fn of_kafka_read(transform: &str) -> String {
+    names::of_kafka_read(transform)
+}
+
+/// Of the Kafka sink that a transform is.
+pub(crate) fn of_kafka_write(transform: &str) -> String {
+    names::of_kafka_write(transform)
+}
+
 /// Of the table of a side input.
 pub(crate) fn of_side_input(stage: &Stage, side_input: &SideInput) -> String {
     let transform = stage.transforms.iter().find(|(id, _)| *id == side_input.transform);

@@ -36,13 +36,18 @@ pub struct SpillQueue {
 }
 
 /// What a [`SpillQueue`] held at some time, to be read by another thread while the queue goes on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FrozenQueue {
     memory: Vec<Batch>,
     disk: Vec<SpillReader>,
 }
 
 impl FrozenQueue {
+    /// True when it held nothing.
+    pub fn is_empty(&self) -> bool {
+        self.memory.is_empty() && self.disk.iter().all(|reader| reader.position() == reader.end())
+    }
+
     /// Gives every batch to `see`, oldest first.
     pub fn read(self, mut see: impl FnMut(Batch) -> io::Result<()>) -> io::Result<()> {
         self.memory.into_iter().try_for_each(&mut see)?;

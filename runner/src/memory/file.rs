@@ -118,7 +118,7 @@ impl SpillWriter {
 }
 
 /// Reads a part of a [`SpillFile`] from its start to its end, through a buffer. What it gives shares the buffer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SpillReader {
     file: Arc<SpillFile>,
     next: u64,

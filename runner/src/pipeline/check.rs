@@ -111,7 +111,13 @@ fn references(transforms: &[Transform], components: &pb::Components, findings: &
             Kind::CombinePerKey { accumulator } => Some(accumulator),
             Kind::Splittable { restriction } => Some(restriction),
             Kind::TestStream { coder, .. } => Some(coder),
-            Kind::Impulse | Kind::Flatten | Kind::GroupByKey | Kind::Redistribute { .. } | Kind::Sdk => None,
+            Kind::Impulse
+            | Kind::Flatten
+            | Kind::GroupByKey
+            | Kind::Redistribute { .. }
+            | Kind::KafkaRead(_)
+            | Kind::KafkaWrite(_)
+            | Kind::Sdk => None,
         };
         if let Some(coder) = payload_coder {
             coders.check(&coder.0, &format!("transform \"{name}\""), findings);

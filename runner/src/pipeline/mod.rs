@@ -32,6 +32,7 @@ use std::collections::BTreeMap;
 
 use ferrobeam_proto::pipeline as pb;
 
+use crate::kafka::{KafkaRead, KafkaWrite};
 use crate::model::{Access, StateKind, TimeDomain};
 
 pub(crate) use check::puts_lengths;
@@ -131,6 +132,10 @@ pub(crate) enum Kind {
     Splittable {
         restriction: CoderName,
     },
+    /// A Kafka source of the runner's own.
+    KafkaRead(Box<KafkaRead>),
+    /// A Kafka sink of the runner's own.
+    KafkaWrite(Box<KafkaWrite>),
     /// Anything that an SDK runs by itself, one element after the other.
     Sdk,
 }
@@ -155,9 +160,13 @@ impl Transform {
     pub(crate) fn is_sdk(&self) -> bool {
         match self.kind {
             Kind::Sdk | Kind::Splittable { .. } | Kind::CombinePerKey { .. } => true,
-            Kind::Impulse | Kind::Flatten | Kind::TestStream { .. } | Kind::GroupByKey | Kind::Redistribute { .. } => {
-                false
-            }
+            Kind::Impulse
+            | Kind::Flatten
+            | Kind::TestStream { .. }
+            | Kind::GroupByKey
+            | Kind::Redistribute { .. }
+            | Kind::KafkaRead(_)
+            | Kind::KafkaWrite(_) => false,
         }
     }
 }

@@ -14,6 +14,7 @@ use prost::Message;
 use super::refusal::Findings;
 use super::resolve::urn;
 use super::{CoderName, EnvironmentName, Kind, PCollectionName, Transform, TransformName, keyed};
+use crate::kafka::{self, KafkaRead, KafkaWrite};
 use crate::model::Access;
 
 /// Turns a leaf into the planner's form. Ids were not looked up yet.
@@ -71,6 +72,8 @@ pub(super) fn leaf(
             reader.one_main_input();
         }
         primitives::TEST_STREAM => reader.test_stream(),
+        kafka::READ_URN => reader.kafka_read(),
+        kafka::WRITE_URN => reader.kafka_write(),
         deprecated_primitives::READ => reader.complain(
             "is a deprecated read, whose source only its own SDK can open; drop the experiment use_deprecated_read, \
              so that it becomes a splittable DoFn",
@@ -183,6 +186,58 @@ impl Reader<'_> {
                 self.complain(format!("is a TestStream with an event for \"{tag}\", which is none of its outputs"));
             }
         }
+    }
+
+    /// The payload of a transform that is Kafka's end, as JSON.
+    fn json<T: serde::de::DeserializeOwned>(&mut self) -> Option<T> {
+        match serde_json::from_slice(&self.transform.spec.payload) {
+            Ok(payload) => Some(payload),
+            Err(error) => {
+                self.complain(format!("has a payload that cannot be read: {error}"));
+                None
+            }
+        }
+    }
+
+    fn kafka_read(&mut self) {
+        let Some(read) = self.json::<KafkaRead>() else { return };
+        if !self.transform.inputs.is_empty() {
+            self.complain("reads from Kafka and yet has an input");
+        }
+        self.one_output();
+        if self.gives_other_windows() {
+            self.complain("reads from Kafka into the global window, but its output is windowed otherwise");
+        }
+        match (&read.topic_pattern, read.topics.is_empty()) {
+            (None, true) => self.complain("reads from Kafka and names no topic"),
+            (Some(_), false) => self.complain("reads from Kafka and has both topics and a pattern of topics"),
+            (Some(pattern), true) => {
+                if let Err(error) = regex::Regex::new(pattern) {
+                    self.complain(format!("has a pattern of topics that is no regular expression: {error}"));
+                }
+            }
+            (None, false) => {}
+        }
+        if read.topics.iter().collect::<std::collections::BTreeSet<_>>().len() < read.topics.len() {
+            self.complain("reads a Kafka topic that it names twice");
+        }
+        if let Err(error) = kafka::check_consumer(&read.consumer_config) {
+            self.complain(format!("has a configuration of its consumer that cannot be used: {error}"));
+        }
+        self.transform.kind = Kind::KafkaRead(Box::new(read));
+    }
+
+    fn kafka_write(&mut self) {
+        let Some(write) = self.json::<KafkaWrite>() else { return };
+        self.one_main_input();
+        self.one_output();
+        if write.topic.is_empty() {
+            self.complain("writes to Kafka and names no topic");
+        }
+        if let Err(error) = kafka::check_producer(&write.producer_config) {
+            self.complain(format!("has a configuration of its producer that cannot be used: {error}"));
+        }
+        self.transform.kind = Kind::KafkaWrite(Box::new(write));
     }
 
     /// Whether an output is in other windows than the global one.

@@ -10,6 +10,7 @@ use prost::Message;
 
 use super::refusal::Findings;
 use super::trigger;
+use crate::kafka;
 use crate::windowing::Trigger;
 
 /// What Python's SDK makes of a deprecated read before it submits a pipeline; only its own harness runs it.
@@ -35,6 +36,8 @@ const LEAVES: &[&str] = &[
     splittable_par_do_components::PROCESS_SIZED_ELEMENTS_AND_RESTRICTIONS,
     splittable_par_do_components::TRUNCATE_SIZED_RESTRICTION,
     PYTHON_READ_FROM_IMPULSE,
+    kafka::READ_URN,
+    kafka::WRITE_URN,
 ];
 
 /// What the tree comes down to.

@@ -10,7 +10,7 @@ use super::draft::Draft;
 use super::fuse::{FusedStage, Fusion};
 use super::{
     Collection, CollectionId, Environment, EnvironmentId, Node, Plan, PlanOptions, Port, SideInput, Stage, StageId,
-    ask_windows, bounds, keyed, map_entries, side_windows, test_stream, truncate,
+    ask_windows, bounds, kafka, keyed, map_entries, side_windows, test_stream, truncate,
 };
 use crate::element::WireCoder;
 use crate::pipeline::{CoderName, EnvironmentName, Kind, PCollectionName, Refusal, puts_lengths, windowing};
@@ -132,7 +132,7 @@ impl Assembly<'_> {
         // Validation made sure of both for the kinds that need them.
         let output = || transform.output().ok_or_else(|| complaint("has no output"));
         let input = || transform.main_input().map(|(_, from)| from).ok_or_else(|| complaint("has no input"));
-        let node = match transform.kind {
+        let node = match transform.kind.clone() {
             Kind::Impulse => Node::Impulse { output: self.collection(output()?) },
             Kind::Flatten => Node::Flatten {
                 inputs: transform.inputs.values().map(|input| self.collection(input)).collect(),
@@ -157,6 +157,17 @@ impl Assembly<'_> {
                 };
                 let bounded = self.is_bounded(from) && windowing.trigger.waits_for_the_end();
                 Node::GroupByKey { name, input, output: self.collection(output()?), windowing, merge, bounded }
+            }
+            Kind::KafkaRead(read) => {
+                let from = output()?;
+                let element = kafka::read_element(self, &transform, &read, from)?;
+                Node::KafkaRead { name, read: *read, element, output: self.collection(from) }
+            }
+            Kind::KafkaWrite(write) => {
+                let from = input()?;
+                let element = kafka::write_element(self, &transform, &write, from)?;
+                let input = self.collection(from);
+                Node::KafkaWrite { name, write: *write, element, input, output: self.collection(output()?) }
             }
             // They are in stages, or taken apart.
             Kind::CombinePerKey { .. } | Kind::Splittable { .. } | Kind::Sdk => {
@@ -352,6 +363,8 @@ fn gives_groups(kind: &Kind) -> bool {
         Kind::Impulse
         | Kind::Flatten
         | Kind::TestStream { .. }
+        | Kind::KafkaRead(_)
+        | Kind::KafkaWrite(_)
         | Kind::Redistribute { .. }
         | Kind::CombinePerKey { .. }
         | Kind::Splittable { .. }

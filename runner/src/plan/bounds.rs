@@ -34,7 +34,9 @@ pub(super) fn unbounded(
 fn never_ends(kind: &Kind) -> bool {
     match kind {
         Kind::TestStream { .. } => true,
+        Kind::KafkaRead(read) => !read.is_bounded(),
         Kind::Impulse
+        | Kind::KafkaWrite(_)
         | Kind::Flatten
         | Kind::GroupByKey
         | Kind::Redistribute { .. }

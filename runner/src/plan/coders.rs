@@ -67,6 +67,11 @@ impl CoderTable {
         self.urn(id) == urn
     }
 
+    /// What a coder says besides its URN.
+    pub(super) fn payload(&self, id: &CoderName) -> Option<Bytes> {
+        Some(self.protos.get(id)?.spec.as_ref()?.payload.clone())
+    }
+
     pub(super) fn component(&self, id: &CoderName, index: usize) -> Option<CoderName> {
         self.protos.get(id)?.component_coder_ids.get(index).map(|id| CoderName::from(id.as_str()))
     }

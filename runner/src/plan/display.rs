@@ -44,6 +44,13 @@ impl fmt::Display for Plan {
                     let how = if *by_key { " by key" } else { "" };
                     writeln!(f, "redistribute \"{name}\"{how} {} -> {}", self.name(*input), self.name(*output))?;
                 }
+                Node::KafkaRead { name, read, output, .. } => {
+                    let from = read.topic_pattern.as_deref().map_or_else(|| read.topics.join(", "), str::to_owned);
+                    writeln!(f, "kafka read \"{name}\" from {from} -> {}", self.name(*output))?;
+                }
+                Node::KafkaWrite { name, write, input, .. } => {
+                    writeln!(f, "kafka write \"{name}\" {} to {}", self.name(*input), write.topic)?;
+                }
                 Node::Stage(stage) => self.fmt_stage(*stage, "", f)?,
             }
         }

@@ -20,6 +20,7 @@ mod descriptor;
 mod display;
 mod draft;
 mod fuse;
+mod kafka;
 mod keyed;
 mod map_entries;
 mod side_windows;
@@ -35,6 +36,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::element::WireCoder;
+use crate::kafka::{KafkaRead, KafkaWrite, ReadElement, WriteElement};
 use crate::pipeline::{Pipeline, Refusal};
 use crate::time::Timestamp;
 use crate::windowing::{WindowCoder, Windowing};
@@ -148,6 +150,30 @@ pub enum Node {
         output: CollectionId,
         /// Equal keys stay together (`KV` elements); otherwise elements are spread evenly.
         by_key: bool,
+    },
+    /// Reads from Kafka, in the global window.
+    KafkaRead {
+        /// Stable name of the transform.
+        name: String,
+        /// What is read.
+        read: KafkaRead,
+        /// How its elements are encoded: in the collection's wire coder.
+        element: ReadElement,
+        /// Where they go.
+        output: CollectionId,
+    },
+    /// Writes to Kafka.
+    KafkaWrite {
+        /// Stable name of the transform.
+        name: String,
+        /// What is written.
+        write: KafkaWrite,
+        /// How the elements are encoded: in the input's wire coder.
+        element: WriteElement,
+        /// The elements.
+        input: CollectionId,
+        /// Nothing is in it.
+        output: CollectionId,
     },
     /// A fused stage run by an SDK harness.
     Stage(StageId),

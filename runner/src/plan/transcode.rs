@@ -25,6 +25,8 @@ pub(super) fn insert(draft: &mut Draft) -> Result<(), Refusal> {
             // They take nothing, or an SDK decodes what they take.
             Kind::Impulse
             | Kind::TestStream { .. }
+            | Kind::KafkaRead(_)
+            | Kind::KafkaWrite(_)
             | Kind::CombinePerKey { .. }
             | Kind::Splittable { .. }
             | Kind::Sdk => return Ok(vec![transform]),

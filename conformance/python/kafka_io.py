@@ -1,0 +1,414 @@
+"""Kafka as a source and a sink, on a real broker: FERROBEAM is the program, KAFKA_JARS the folder of the broker's jars.
+
+Pipelines are written with the SDK's own transforms, and expanded by the service. When something is killed is random, from
+a seed that is printed; DURABLE_SEED sets it.
+"""
+import collections
+import functools
+import os
+import random
+import tempfile
+import time
+import unittest
+
+import apache_beam as beam
+from apache_beam.coders import VarIntCoder
+from apache_beam.io.kafka import ReadFromKafka, WriteToKafka
+from apache_beam.transforms import userstate
+from apache_beam.transforms.window import FixedWindows
+
+import broker
+import kills
+import service
+
+SERIALIZATION = 'org.apache.kafka.common.serialization.'
+LONG, TEXT = SERIALIZATION + 'LongDeserializer', SERIALIZATION + 'StringDeserializer'
+
+
+@functools.cache
+def shared_broker():
+  """The broker of tests that leave it alone: it ends with this process."""
+  return broker.Broker()
+
+
+def text(value):
+  return b'(null)' if value is None else value
+
+
+class Number(beam.DoFn):
+  """Numbers the records of a key in the order in which they come."""
+  COUNT = userstate.ReadModifyWriteStateSpec('count', VarIntCoder())
+
+  def process(self, pair, count=beam.DoFn.StateParam(COUNT)):
+    number = count.read() or 0
+    count.write(number + 1)
+    yield pair[0], b'%s %d' % (pair[1], number)
+
+
+class KafkaTest(unittest.TestCase):
+  """What all tests have: a service, a broker and topics of their own."""
+  maxDiff = 2000
+
+  def setUp(self):
+    self.seed = int(os.environ.get('DURABLE_SEED', random.randrange(1 << 30)))
+    print('%s: DURABLE_SEED=%d' % (self.id(), self.seed), flush=True)
+    self.random = random.Random(self.seed)
+    folder = tempfile.TemporaryDirectory()
+    self.addCleanup(folder.cleanup)
+    self.folder = folder.name
+    self.service = service.Service()
+    self.addCleanup(self.service.stop)
+    self.broker = self.make_broker()
+    unique = '%s-%d' % (self._testMethodName.replace('_', '-'), os.getpid())
+    self.source, self.sink = unique + '-in', unique + '-out'
+
+  def make_broker(self):
+    return shared_broker()
+
+  def own_broker(self, **properties):
+    own = broker.Broker(**properties)
+    self.addCleanup(own.stop)
+    return own
+
+  def topics(self, partitions=1, **config):
+    self.broker.create_topic(self.source, partitions, **config)
+    self.broker.create_topic(self.sink, partitions)
+
+  def read(self, topics=None, config=(), **more):
+    config = {'bootstrap.servers': self.broker.bootstrap, 'auto.offset.reset': 'earliest', **dict(config)}
+    return ReadFromKafka(config, topics or [self.source], expansion_service=self.service.expansion, **more)
+
+  def write(self, config=(), topic=None, **more):
+    config = {'bootstrap.servers': self.broker.bootstrap, **dict(config)}
+    return WriteToKafka(config, topic or self.sink, expansion_service=self.service.expansion, **more)
+
+  def run_bounded(self, build, *more):
+    """Runs a pipeline to its end, without checkpoints unless it asks for them."""
+    options = ['--checkpointing_interval=-1', *more]
+    pipeline = beam.Pipeline(options=kills.options(self.service, self._testMethodName, *options))
+    build(pipeline)
+    result = pipeline.run()
+    result.wait_until_finish()
+    self.assertEqual(result.state, 'DONE')
+
+  def start(self, build, *options):
+    """Starts a streaming pipeline."""
+    pipeline = beam.Pipeline(options=kills.options(self.service, self._testMethodName, '--streaming', *options))
+    build(pipeline)
+    job = kills.Job(self.service, pipeline, None, self.seed)
+    self.addCleanup(job.cancel)
+    return job
+
+  def fails(self, job):
+    """The last that it says."""
+    self.assertEqual(job.end(), 'FAILED')
+    return job.messages()[-1]
+
+  def copy(self, pipeline, read=None, write=None):
+    """Reads, numbers the records of each key, and writes."""
+    return (
+        pipeline | (read or self.read()) | beam.Map(lambda pair: (text(pair[0]), text(pair[1])))
+        | 'typed' >> beam.Map(lambda pair: pair).with_output_types(tuple[bytes, bytes])
+        | beam.ParDo(Number()).with_output_types(tuple[bytes, bytes]) | (write or self.write()))
+
+  def check_numbered(self, sent, records):
+    """Every record is there once, numbered in its order."""
+    expected = collections.defaultdict(list)
+    for key, value in sent:
+      expected[key].append(b'%s %d' % (value, len(expected[key])))
+    found = collections.defaultdict(list)
+    for record in sorted(records, key=lambda record: (record.partition, record.offset)):
+      found[record.key].append(record.value)
+    self.assertEqual(dict(found), dict(expected))
+
+
+class Reads(KafkaTest):
+  """What is read, and from where."""
+
+  def test_null_and_empty_stay_apart(self):
+    self.topics()
+    sent = [(None, b'a'), (b'', b'b'), (b'k', None), (b'k', b'')]
+    self.broker.produce(self.source, sent)
+
+    def build(pipeline):
+      read = pipeline | self.read(max_num_records=4)
+      shown = read | beam.Map(lambda pair: (b'k', repr(pair).encode())).with_output_types(tuple[bytes, bytes])
+      return shown | self.write()
+
+    self.run_bounded(build)
+    self.assertEqual([record.value.decode() for record in self.broker.read(self.sink, 4)], [repr(pair) for pair in sent])
+
+  def test_metadata(self):
+    self.topics(2)
+    sent = dict(key=b'k', value=b'v', partition=1, timestamp=1234567, headers=[('h', b'1'), ('h', None), ('', b'')])
+    self.broker.produce(self.source, [sent, dict(key=None, value=None, partition=1, timestamp=7)])
+
+    def show(row):
+      headers = row.headers and [(header.key, header.value) for header in row.headers]
+      return b'k', repr((row.topic, row.partition, row.offset, row.timestamp, row.key, row.value, headers,
+                         row.timestampTypeId, row.timestampTypeName)).encode()
+
+    def build(pipeline):
+      read = pipeline | self.read(max_num_records=2, with_metadata=True)
+      return read | beam.Map(show).with_output_types(tuple[bytes, bytes]) | self.write()
+
+    self.run_bounded(build)
+    expected = [(self.source, 1, 0, 1234567, b'k', b'v', sent['headers'], 0, 'CreateTime'),
+                (self.source, 1, 1, 7, None, None, None, 0, 'CreateTime')]
+    written = [record.value.decode() for record in self.broker.read(self.sink, 2)]
+    self.assertEqual(sorted(written), sorted(map(repr, expected)))
+
+  def test_deserializers(self):
+    self.topics()
+    self.broker.produce(self.source, [((300).to_bytes(8, 'big'), 'é'.encode()), (None, None)])
+
+    def build(pipeline):
+      read = pipeline | self.read(max_num_records=2, key_deserializer=LONG, value_deserializer=TEXT)
+      return read | beam.Map(lambda pair: (b'k', repr(pair).encode())).with_output_types(tuple[bytes, bytes]) | self.write()
+
+    self.run_bounded(build)
+    self.assertEqual([record.value.decode() for record in self.broker.read(self.sink, 2)], ["(300, 'é')", '(None, None)'])
+
+  def test_start_time(self):
+    self.topics()
+    self.broker.produce(self.source, [dict(value=b'%d' % i, timestamp=1000 + i) for i in range(10)])
+
+    def build(pipeline):
+      read = pipeline | self.read(start_read_time=1006, max_num_records=4)
+      return read | beam.Map(lambda pair: (b'k', pair[1])).with_output_types(tuple[bytes, bytes]) | self.write()
+
+    self.run_bounded(build)
+    self.assertEqual([record.value for record in self.broker.read(self.sink, 4)], [b'6', b'7', b'8', b'9'])
+
+  def test_max_read_time_ends_it(self):
+    self.topics(3)
+    self.broker.produce(self.source, [(b'k', b'%d' % i) for i in range(100)])
+    self.run_bounded(lambda pipeline: self.copy(pipeline, self.read(max_read_time=3)))
+    self.check_numbered([(b'k', b'%d' % i) for i in range(100)], self.broker.read_all(self.sink))
+
+  def test_redistribute(self):
+    self.topics()
+    self.broker.produce(self.source, [(b'%d' % i, b'v') for i in range(100)])
+    self.run_bounded(lambda pipeline: self.copy(pipeline, self.read(max_num_records=100, redistribute=True)))
+    self.check_numbered([(b'%d' % i, b'v') for i in range(100)], self.broker.read(self.sink, 100))
+
+  def test_group_goes_on_where_it_committed(self):
+    self.topics()
+    group = dict([('group.id', self.source)])
+    self.broker.produce(self.source, [(b'k', b'%d' % i) for i in range(10)])
+    read = lambda: self.read(config=group, commit_offset_in_finalize=True)
+    job = self.start(lambda pipeline: self.copy(pipeline, read()))
+    self.broker.read(self.sink, 10)
+    service.wait_for('the offset of the group', lambda: self.broker.committed(self.source, self.source) == {0: 10})
+    job.cancel()
+    job.end()
+    self.broker.produce(self.source, [(b'k', b'more')])
+    self.start(lambda pipeline: self.copy(pipeline, read()))
+    self.assertEqual(self.broker.read(self.sink, 11)[10].value, b'more 0')
+
+  def test_new_partitions_are_found(self):
+    self.topics()
+    self.broker.produce(self.source, [(b'k', b'first')])
+    self.start(lambda pipeline: self.copy(
+        pipeline, self.read(config={'auto.offset.reset': 'latest'}.items(), dynamic_read_poll_interval_seconds=1)),
+               '--parallelism=3')
+    time.sleep(3)
+    self.broker.add_partitions(self.source, 4)
+    # They came later: they are read from their start, whatever the reset says.
+    self.broker.produce(self.source, [dict(key=b'%d' % i, value=b'later', partition=i) for i in range(1, 4)])
+    found = self.broker.read(self.sink, 3)
+    self.assertEqual(sorted((record.key, record.value) for record in found), [(b'%d' % i, b'later 0') for i in (1, 2, 3)])
+
+  def test_windows_close_where_a_partition_is_idle(self):
+    self.topics(4)
+    begin = int(time.time()) // 10 * 10 - 100
+
+    def build(pipeline):
+      return (
+          pipeline | self.read(timestamp_policy=ReadFromKafka.create_time_policy)
+          | beam.Map(lambda pair: pair).with_output_types(tuple[bytes, bytes]) | beam.WindowInto(FixedWindows(10))
+          | beam.GroupByKey()
+          | beam.Map(lambda group: (group[0], b' '.join(sorted(group[1])))).with_output_types(tuple[bytes, bytes])
+          | self.write())
+
+    self.start(build)
+    # Only one of the partitions ever has something.
+    for number in range(30):
+      self.broker.produce(self.source, [dict(key=b'k', value=b'%02d' % number, partition=0, timestamp=1000 * (begin + number))])
+    found = self.broker.read(self.sink, 3)
+    self.assertEqual(sorted(record.value for record in found), [b' '.join(b'%02d' % i for i in range(at, at + 10)) for at in (0, 10, 20)])
+
+
+class Refusals(KafkaTest):
+  """What is refused, and how that is told."""
+
+  def refused(self, build):
+    with self.assertRaises(RuntimeError) as raised:
+      build(beam.Pipeline(options=kills.options(self.service, self._testMethodName)))
+    return str(raised.exception)
+
+  def test_deserializer_that_is_not_known(self):
+    said = self.refused(lambda pipeline: pipeline | self.read(value_deserializer='com.example.OrderDeserializer'))
+    self.assertIn('com.example.OrderDeserializer is a Java class that is not known here', said)
+
+  def test_property_that_is_not_known(self):
+    said = self.refused(lambda pipeline: pipeline | self.read(config={'no.such.property': '1'}.items()))
+    self.assertIn('the property no.such.property is not accepted by librdkafka', said)
+
+  def test_topics_that_are_letters(self):
+    said = self.refused(lambda pipeline: pipeline | self.read(topics='words'))
+    self.assertIn('is that one topic, "words"?', said)
+
+  def test_topic_that_is_not_there(self):
+    job = self.start(lambda pipeline: self.copy(pipeline, self.read(topics=['no-such-topic'])), '--number_of_execution_retries=0')
+    self.assertIn('there is no Kafka topic no-such-topic', self.fails(job))
+
+  def test_elements_that_are_no_records(self):
+    with self.assertRaises(Exception) as raised:
+      self.run_bounded(lambda pipeline: pipeline | beam.Create([1]) | self.write())
+    self.assertIn('.with_output_types(tuple[bytes, bytes])', str(raised.exception))
+
+
+class Writes(KafkaTest):
+  """What is written."""
+
+  def test_headers(self):
+    self.broker.create_topic(self.sink, 3)
+    rows = [
+        beam.Row(key=b'k', value=b'v', headers=[beam.Row(key='h', value=b'1'), beam.Row(key='h', value=b'2')], partition=2,
+                 timestamp=1234567),
+    ]
+    self.run_bounded(lambda pipeline: pipeline | beam.Create(rows) | self.write(with_headers=True))
+    found, = self.broker.read(self.sink, 1)
+    self.assertEqual((found.partition, found.key, found.value, found.headers, found.timestamp),
+                     (2, b'k', b'v', [('h', b'1'), ('h', b'2')], 1234567))
+
+  def test_keys_go_where_kafkas_own_producer_sends_them(self):
+    self.broker.create_topic(self.sink, 7)
+    keys = [b'key-%d' % i for i in range(20)]
+    create = beam.Create([(key, b'v') for key in keys]).with_output_types(tuple[bytes, bytes])
+    self.run_bounded(lambda pipeline: pipeline | create | self.write())
+    found = {record.key: record.partition for record in self.broker.read(self.sink, 20)}
+    # By Java's `Utils.murmur2`, of kafka-clients 4.4.0.
+    self.assertEqual([found[b'key-%d' % i] for i in range(8)], [self.murmur2(b'key-%d' % i) % 7 for i in range(8)])
+
+  @staticmethod
+  def murmur2(data):
+    """As Kafka's clients have it."""
+    mask, m = 0xffffffff, 0x5bd1e995
+    h = 0x9747b28c ^ len(data)
+    for at in range(0, len(data) // 4 * 4, 4):
+      k = int.from_bytes(data[at:at + 4], 'little') * m & mask
+      k = (k ^ k >> 24) * m & mask
+      h = h * m & mask ^ k
+    rest = data[len(data) // 4 * 4:]
+    if rest:
+      h = (h ^ int.from_bytes(rest, 'little')) * m & mask
+    h = (h ^ h >> 13) * m & mask
+    return (h ^ h >> 15) & 0x7fffffff
+
+
+class Durable(KafkaTest):
+  """Nothing is lost and nothing is there twice, whatever dies."""
+
+  def make_broker(self):
+    return self.own_broker()
+
+  def numbers(self, count, keys=5):
+    return [(b'k%d' % (i % keys), b'%d' % i) for i in range(count)]
+
+  def feed(self, sent, pieces=20, between=lambda at: None):
+    """Writes it in pieces, and does something after each."""
+    size = -(-len(sent) // pieces)
+    for at in range(pieces):
+      self.broker.produce(self.source, sent[at * size:(at + 1) * size], restarts=True)
+      between(at)
+      time.sleep(0.05)
+
+  def check_exactly_once(self, job, sent, limit=service.LIMIT):
+    records = self.broker.read(self.sink, len(sent), limit)
+    # What came too much would come soon.
+    time.sleep(1)
+    job.cancel()
+    job.end()
+    records = self.broker.read_all(self.sink)
+    self.check_numbered(sent, records)
+
+  def test_exactly_once_while_processes_are_killed(self):
+    self.topics(3)
+    sent = self.numbers(2000)
+    job = self.start(self.copy, '--parallelism=2')
+    self.feed(sent, between=lambda at: at % 4 == 3 and job.kill())
+    self.check_exactly_once(job, sent)
+    self.assertGreater(job.kills, 3)
+
+  def test_exactly_once_while_the_service_is_killed(self):
+    self.topics(2)
+    sent = self.numbers(1000)
+    job = self.start(self.copy, '--parallelism=2')
+
+    def kill(at):
+      if at % 7 == 6:
+        self.service.kill()
+        self.service.start()
+        self.service.wait()
+
+    self.feed(sent, between=kill)
+    self.check_exactly_once(job, sent)
+
+  def test_exactly_once_while_the_broker_is_killed(self):
+    self.topics(2)
+    sent = self.numbers(1000)
+    job = self.start(self.copy, '--parallelism=2')
+
+    def restart(at):
+      if at % 7 == 6:
+        self.broker.kill()
+        self.broker.start()
+
+    self.feed(sent, between=restart)
+    self.check_exactly_once(job, sent)
+
+  def test_at_least_once_loses_nothing(self):
+    self.topics(2)
+    sent = self.numbers(1000)
+    job = self.start(self.copy, '--parallelism=2', '--checkpointing_mode=AT_LEAST_ONCE')
+    self.feed(sent, between=lambda at: at % 7 == 6 and job.kill())
+    self.broker.read(self.sink, len(sent))
+    expected = collections.defaultdict(set)
+    for key, value in sent:
+      expected[key].add(b'%s %d' % (value, len(expected[key])))
+    service.wait_for('all records', lambda: {record.value for record in self.broker.read_all(self.sink)} == set().union(
+        *expected.values()))
+
+  def test_bounded_input_is_written_once_and_to_its_end(self):
+    self.topics(2)
+    sent = self.numbers(500)
+    self.broker.produce(self.source, sent)
+    self.run_bounded(lambda pipeline: self.copy(pipeline, self.read(max_num_records=500)), '--checkpointing_interval=200')
+    self.check_numbered(sent, self.broker.read_all(self.sink))
+
+  def test_rescaled_from_a_savepoint(self):
+    self.topics(3)
+    sent = self.numbers(1500)
+    third = len(sent) // 3
+    job = self.start(self.copy, '--parallelism=4')
+    for parallelism in (1, 3):
+      self.broker.produce(self.source, sent[:third])
+      sent_before = sent[:third]
+      job = self.rescale(job, parallelism)
+      sent = sent[third:]
+      self.assertTrue(sent_before)
+    self.broker.produce(self.source, sent)
+    self.check_exactly_once(job, self.numbers(1500))
+
+  def rescale(self, job, parallelism):
+    """A new job goes on from a savepoint of this one, which is cancelled at once after that."""
+    path = self.service.run('savepoint', job.result._job_id).strip()
+    job.cancel()
+    job.end()
+    return self.start(self.copy, '--parallelism=%d' % parallelism, '--savepoint_path=%s' % path)
+
+
+if __name__ == '__main__':
+  unittest.main()

@@ -1,0 +1,137 @@
+//! Requests as SDKs send them.
+
+use std::collections::BTreeMap;
+
+use ferrobeam_proto::expansion::{ExpansionRequest, ExpansionResponse};
+use ferrobeam_proto::pipeline as pb;
+use ferrobeam_proto::pipeline::field_type::TypeInfo;
+use ferrobeam_runner::kafka::{KafkaRead, KafkaWrite, READ_URN, WRITE_URN};
+use ferrobeam_runner::row::{RowType, Value, encode_row};
+use prost::Message;
+
+use super::service::expand;
+
+fn field(name: &str, ty: TypeInfo, nullable: bool) -> pb::Field {
+    let ty = Some(pb::FieldType { nullable, type_info: Some(ty) });
+    pb::Field { name: name.to_owned(), r#type: ty, ..Default::default() }
+}
+
+fn atomic(ty: pb::AtomicType) -> TypeInfo {
+    TypeInfo::AtomicType(ty.into())
+}
+
+fn text_type() -> Option<Box<pb::FieldType>> {
+    Some(Box::new(pb::FieldType { nullable: false, type_info: Some(atomic(pb::AtomicType::String)) }))
+}
+
+fn text(text: &str) -> Value<'_> {
+    Value::Text(text.into())
+}
+
+fn config<'a>(pairs: &[(&'a str, &'a str)]) -> Value<'a> {
+    Value::Map(pairs.iter().map(|(name, value)| (text(name), text(value))).collect())
+}
+
+/// The fields that Go sends for a read, in its order and with its names.
+fn go_read<'a>(topics: &[&'a str], deserializer: &'a str) -> (pb::Schema, Vec<Value<'a>>) {
+    use pb::AtomicType::{Boolean, Int64, String};
+    let map = TypeInfo::MapType(Box::new(pb::MapType { key_type: text_type(), value_type: text_type() }));
+    let list = TypeInfo::ArrayType(Box::new(pb::ArrayType { element_type: text_type() }));
+    let fields = vec![
+        field("ConsumerConfig", map, false),
+        field("Topics", list, false),
+        field("KeyDeserializer", atomic(String), false),
+        field("ValueDeserializer", atomic(String), false),
+        field("StartReadTime", atomic(Int64), true),
+        field("MaxNumRecords", atomic(Int64), true),
+        field("MaxReadTime", atomic(Int64), true),
+        field("CommitOffsetInFinalize", atomic(Boolean), false),
+        field("TimestampPolicy", atomic(String), false),
+    ];
+    let row = vec![
+        config(&[("bootstrap.servers", "localhost:9"), ("group.id", "g")]),
+        Value::Array(topics.iter().map(|topic| text(topic)).collect()),
+        text(deserializer),
+        text("org.apache.kafka.common.serialization.ByteArrayDeserializer"),
+        Value::Null,
+        Value::Int(7),
+        Value::Null,
+        Value::Boolean(true),
+        text("CreateTime"),
+    ];
+    (pb::Schema { fields, ..Default::default() }, row)
+}
+
+fn request(urn: &str, (schema, row): (pb::Schema, Vec<Value<'_>>), inputs: &[&str]) -> ExpansionRequest {
+    let mut payload = Vec::new();
+    encode_row(&mut payload, &RowType::of(&schema).unwrap(), &row);
+    let payload = pb::ExternalConfigurationPayload { schema: Some(schema), payload: payload.into() };
+    let transform = pb::PTransform {
+        unique_name: "Kafka".to_owned(),
+        spec: Some(pb::FunctionSpec { urn: urn.to_owned(), payload: payload.encode_to_vec().into() }),
+        inputs: inputs.iter().map(|input| ("input".to_owned(), (*input).to_owned())).collect(),
+        ..Default::default()
+    };
+    let coder = pb::Coder::default();
+    let components = pb::Components { coders: BTreeMap::from([("theirs".to_owned(), coder)]), ..Default::default() };
+    let transform = Some(transform);
+    ExpansionRequest { components: Some(components), transform, namespace: "ns".to_owned(), ..Default::default() }
+}
+
+const READ: &str = "beam:transform:org.apache.beam:kafka_read_without_metadata:v1";
+const BYTES: &str = "org.apache.kafka.common.serialization.ByteArrayDeserializer";
+
+fn expanded(request: ExpansionRequest) -> (pb::PTransform, pb::Components) {
+    let ExpansionResponse { components, transform, .. } = expand(request).unwrap();
+    (transform.unwrap(), components.unwrap())
+}
+
+#[test]
+fn a_read_is_one_leaf_of_the_runners_own() {
+    let (transform, components) = expanded(request(READ, go_read(&["orders"], BYTES), &[]));
+    let spec = transform.spec.unwrap();
+    assert_eq!((spec.urn.as_str(), transform.environment_id.as_str()), (READ_URN, ""));
+    let read: KafkaRead = serde_json::from_slice(&spec.payload).unwrap();
+    assert_eq!((read.topics, read.max_records, read.commit), (vec!["orders".to_owned()], Some(7), true));
+    // What was sent is still there, and all that was added is in the namespace.
+    assert!(components.coders.contains_key("theirs"));
+    let ids = components.pcollections.keys().chain(components.windowing_strategies.keys());
+    assert!(ids.chain(components.coders.keys().filter(|id| *id != "theirs")).all(|id| id.starts_with("ns")));
+    let output = &components.pcollections[&transform.outputs["output"]];
+    assert_eq!(output.is_bounded(), pb::is_bounded::Enum::Bounded);
+    assert_eq!(components.coders[&output.coder_id].spec.as_ref().unwrap().urn, "beam:coder:kv:v1");
+}
+
+#[test]
+fn a_write_is_a_composite_without_outputs_around_a_leaf_with_one() {
+    let map = TypeInfo::MapType(Box::new(pb::MapType { key_type: text_type(), value_type: text_type() }));
+    let names = ["topic", "key_serializer", "value_serializer"];
+    let texts = names.map(|name| field(name, atomic(pb::AtomicType::String), false));
+    let fields = std::iter::once(field("producer_config", map, false)).chain(texts).collect();
+    let row = vec![config(&[("bootstrap.servers", "localhost:9")]), text("orders"), text(""), text("")];
+    let schema = pb::Schema { fields, ..Default::default() };
+    let urn = "beam:transform:org.apache.beam:kafka_write:v1";
+    let (transform, components) = expanded(request(urn, (schema, row), &["theirs"]));
+    assert!(transform.outputs.is_empty());
+    let leaf = &components.transforms[&transform.subtransforms[0]];
+    assert_eq!((leaf.inputs.len(), leaf.outputs.len()), (1, 1));
+    let spec = leaf.spec.as_ref().unwrap();
+    assert_eq!(spec.urn, WRITE_URN);
+    assert_eq!(serde_json::from_slice::<KafkaWrite>(&spec.payload).unwrap().topic, "orders");
+}
+
+#[test]
+fn what_is_wrong_is_told_by_name() {
+    let said = |request| expand(request).unwrap_err().to_string();
+    let avro = said(request(READ, go_read(&["orders"], "io.confluent.kafka.serializers.KafkaAvroDeserializer"), &[]));
+    assert!(avro.starts_with("io.confluent.kafka.serializers.KafkaAvroDeserializer is a Java class"), "{avro}");
+    let letters = said(request(READ, go_read(&["t", "1"], BYTES), &[]));
+    assert_eq!(letters, "topics are t, 1: is that one topic, \"t1\"? It is to be in a list");
+    let unknown = said(request("beam:transform:org.apache.beam:pubsub_read:v1", go_read(&["t"], BYTES), &[]));
+    assert!(unknown.contains("pubsub_read:v1 is not served here"), "{unknown}");
+    let mut cut = request(READ, go_read(&["orders"], BYTES), &[]);
+    if let Some(spec) = cut.transform.as_mut().and_then(|transform| transform.spec.as_mut()) {
+        spec.payload.truncate(spec.payload.len() / 2);
+    }
+    assert!(said(cut).contains("cannot be read"));
+}

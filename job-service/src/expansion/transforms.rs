@@ -1,0 +1,225 @@
+//! Reads and writes, from a configuration to a graph.
+
+use ferrobeam_proto::pipeline as pb;
+use ferrobeam_proto::urns::{standard_coders as coder, standard_ptransforms::composites};
+use ferrobeam_runner::kafka::{
+    FieldType, KafkaRead, KafkaWrite, READ_URN, ReadForm, TimestampPolicy, WRITE_URN, WriteForm, check_consumer,
+    check_producer, metadata_schema, payload_schema,
+};
+use prost::bytes::Bytes;
+
+use super::configuration::{Configuration, ExpansionError};
+use super::graph::{Graph, OUTPUT, end};
+
+/// How often new partitions are looked for, in milliseconds, where nothing is said: as Flink's source does every five
+/// minutes and Kafka's own clients do with their metadata.
+const DISCOVER_EVERY: u64 = 60_000;
+
+/// How what is read is spread over the workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spread {
+    /// It stays where its partition is read.
+    No,
+    /// Evenly.
+    Arbitrarily,
+}
+
+/// A read, and what follows it.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) read: KafkaRead,
+    pub(super) spread: Spread,
+}
+
+/// Of `kafka_read_with_metadata:v1` and `kafka_read_without_metadata:v1`.
+pub(super) fn read(mut from: Configuration, with_metadata: bool) -> Result<Read, ExpansionError> {
+    let consumer_config = from.properties("consumer_config")?;
+    let topics = from.texts("topics")?;
+    let (key, value) = (from.text("key_deserializer")?, from.text("value_deserializer")?);
+    let (key, value) = (deserializer(key.as_deref())?, deserializer(value.as_deref())?);
+    let form = match (with_metadata, key, value) {
+        (false, key, value) => ReadForm::KeyValue { key, value },
+        (true, FieldType::Bytes, FieldType::Bytes) => ReadForm::Metadata,
+        (true, ..) => {
+            return Err(ExpansionError("with_metadata gives keys and values as bytes: leave out the deserializers".to_owned()));
+        }
+    };
+    from.refuse("consumer_factory_fn_class", "it names a Java class; set what it would as properties of the consumer")?;
+    from.refuse("consumer_factory_fn_params", "they are for a Java class")?;
+    // Java waits so long in one call of its consumer; librdkafka is asked without waiting.
+    from.integer("consumer_polling_timeout")?;
+    // Only hints: what is spread here is not repeated, and keys are not needed for it.
+    from.integer("redistribute_num_keys")?;
+    from.flag("allow_duplicates")?;
+    let spread = if from.flag("redistribute")? == Some(true) { Spread::Arbitrarily } else { Spread::No };
+    let policy = from.text("timestamp_policy")?;
+    let auto_commit = consumer_config.get("enable.auto.commit").is_some_and(|commit| commit == "true");
+    let read = KafkaRead {
+        topics,
+        topic_pattern: None,
+        form,
+        start_time: from.integer("start_read_time")?,
+        stop_time: None,
+        max_records: from.count("max_num_records")?,
+        max_time: from.count("max_read_time")?.map(|seconds| seconds.saturating_mul(1000)),
+        commit: from.flag("commit_offset_in_finalize")? == Some(true) || auto_commit,
+        timestamps: timestamp_policy(policy.as_deref())?,
+        discover_every: match from.count("dynamic_read_poll_interval_seconds")? {
+            Some(seconds) => seconds.saturating_mul(1000),
+            None => DISCOVER_EVERY,
+        },
+        consumer_config,
+    };
+    from.end()?;
+    check_read(&read)?;
+    Ok(Read { read, spread })
+}
+
+fn check_read(read: &KafkaRead) -> Result<(), ExpansionError> {
+    if read.topics.is_empty() && read.topic_pattern.is_none() {
+        return Err(ExpansionError("topics is empty".to_owned()));
+    }
+    // Python makes five of `topics='words'`, and each a topic of one letter.
+    if read.topics.len() > 1 && read.topics.iter().all(|topic| topic.chars().count() == 1) {
+        return Err(ExpansionError(format!(
+            "topics are {}: is that one topic, {:?}? It is to be in a list",
+            read.topics.join(", "),
+            read.topics.concat()
+        )));
+    }
+    if read.commit && !read.consumer_config.contains_key("group.id") {
+        return Err(ExpansionError("commit_offset_in_finalize needs a group.id in consumer_config".to_owned()));
+    }
+    check_consumer(&read.consumer_config).map_err(|error| ExpansionError(error.to_string()))
+}
+
+/// Of `kafka_write:v1` and `kafka_write_with_headers:v1`.
+pub(super) fn write(mut from: Configuration, with_headers: bool) -> Result<KafkaWrite, ExpansionError> {
+    let producer_config = from.properties("producer_config")?;
+    let topic = from.required("topic")?;
+    let (key, value) = (from.text("key_serializer")?, from.text("value_serializer")?);
+    let (key, value) = (serializer(key.as_deref())?, serializer(value.as_deref())?);
+    let form = match (with_headers, key, value) {
+        (false, key, value) => WriteForm::KeyValue { key, value },
+        (true, FieldType::Bytes, FieldType::Bytes) => WriteForm::Headers,
+        (true, ..) => {
+            return Err(ExpansionError("with_headers takes keys and values as bytes: leave out the serializers".to_owned()));
+        }
+    };
+    from.end()?;
+    let write = KafkaWrite { producer_config, topic, form };
+    check_write(&write)?;
+    Ok(write)
+}
+
+pub(super) fn check_write(write: &KafkaWrite) -> Result<(), ExpansionError> {
+    check_producer(&write.producer_config).map_err(|error| ExpansionError(error.to_string()))
+}
+
+pub(super) fn timestamp_policy(name: Option<&str>) -> Result<TimestampPolicy, ExpansionError> {
+    Ok(match name {
+        None | Some("ProcessingTime") => TimestampPolicy::ProcessingTime,
+        Some("CreateTime") => TimestampPolicy::CreateTime,
+        Some("LogAppendTime") => TimestampPolicy::LogAppendTime,
+        Some(other) => {
+            return Err(ExpansionError(format!(
+                "timestamp_policy is {other}: of those there are ProcessingTime, CreateTime and LogAppendTime"
+            )));
+        }
+    })
+}
+
+fn deserializer(class: Option<&str>) -> Result<FieldType, ExpansionError> {
+    field_type(class, "Deserializer")
+}
+
+fn serializer(class: Option<&str>) -> Result<FieldType, ExpansionError> {
+    field_type(class, "Serializer")
+}
+
+/// Kafka's own classes of this kind.
+fn field_type(class: Option<&str>, kind: &str) -> Result<FieldType, ExpansionError> {
+    let Some(class) = class.filter(|class| !class.is_empty()) else { return Ok(FieldType::Bytes) };
+    let known = class.strip_prefix("org.apache.kafka.common.serialization.").and_then(|name| name.strip_suffix(kind));
+    Ok(match known {
+        Some("ByteArray") => FieldType::Bytes,
+        Some("String") => FieldType::Text,
+        Some("Long") => FieldType::Long,
+        Some("Integer") => FieldType::Integer,
+        Some("Double") => FieldType::Double,
+        _ => {
+            return Err(ExpansionError(format!(
+                "{class} is a Java class that is not known here: of Kafka's own there are ByteArray{kind}, String{kind}, \
+                 Long{kind}, Integer{kind} and Double{kind}; read or write bytes, and convert them in the pipeline"
+            )));
+        }
+    })
+}
+
+/// The graph of a read: one leaf, or a composite of it and what spreads its output.
+pub(super) fn expand_read(graph: &mut Graph, read: &Read) -> Result<pb::PTransform, ExpansionError> {
+    let Read { read, spread } = read;
+    let coder_id = match &read.form {
+        ReadForm::KeyValue { key, value } => {
+            let (key, value) = (nullable(graph, "key", *key), nullable(graph, "value", *value));
+            graph.coder("kv", coder::KV, Bytes::new(), &[&key, &value])
+        }
+        ReadForm::Metadata => graph.row_coder("record", &metadata_schema()),
+        ReadForm::Payload(ty) => graph.row_coder("payload", &payload_schema(*ty)),
+    };
+    let payload = payload(read)?;
+    let records = graph.collection("records", coder_id.clone(), read.is_bounded());
+    match spread {
+        Spread::No => {
+            Ok(pb::PTransform { outputs: end(OUTPUT, &records), ..graph.transform("", READ_URN, payload) })
+        }
+        Spread::Arbitrarily => {
+            let leaf = pb::PTransform { outputs: end(OUTPUT, &records), ..graph.transform("Read", READ_URN, payload) };
+            let leaf = graph.part("read", leaf);
+            let spread = graph.collection("spread", coder_id, read.is_bounded());
+            let redistribute = pb::PTransform {
+                inputs: end("input", &records),
+                outputs: end(OUTPUT, &spread),
+                ..graph.transform("Redistribute", composites::REDISTRIBUTE_ARBITRARILY, Bytes::new())
+            };
+            let redistribute = graph.part("redistribute", redistribute);
+            Ok(pb::PTransform {
+                subtransforms: vec![leaf, redistribute],
+                outputs: end(OUTPUT, &spread),
+                ..graph.transform("", "", Bytes::new())
+            })
+        }
+    }
+}
+
+fn nullable(graph: &mut Graph, name: &str, ty: FieldType) -> String {
+    let urn = match ty {
+        FieldType::Bytes => coder::BYTES,
+        FieldType::Text => coder::STRING_UTF8,
+        FieldType::Long | FieldType::Integer => coder::VARINT,
+        FieldType::Double => coder::DOUBLE,
+    };
+    let inner = graph.coder(name, urn, Bytes::new(), &[]);
+    graph.coder(&format!("{name}-or-null"), coder::NULLABLE, Bytes::new(), &[&inner])
+}
+
+/// The graph of a write: see the module of the service.
+pub(super) fn expand_write(graph: &mut Graph, write: &KafkaWrite, urn: &str) -> Result<pb::PTransform, ExpansionError> {
+    let inputs = graph.asked.inputs.clone();
+    if inputs.len() != 1 {
+        return Err(ExpansionError(format!("a write to Kafka has one input, and this one has {}", inputs.len())));
+    }
+    let nothing = graph.coder("nothing", coder::BYTES, Bytes::new(), &[]);
+    let nothing = graph.collection("written", nothing, true);
+    let leaf = pb::PTransform {
+        inputs: inputs.clone(),
+        outputs: end(OUTPUT, &nothing),
+        ..graph.transform("Write", WRITE_URN, payload(write)?)
+    };
+    let leaf = graph.part("write", leaf);
+    Ok(pb::PTransform { inputs, subtransforms: vec![leaf], ..graph.transform("", urn, Bytes::new()) })
+}
+
+fn payload(of: &impl serde::Serialize) -> Result<Vec<u8>, ExpansionError> {
+    serde_json::to_vec(of).map_err(|error| ExpansionError(error.to_string()))
+}

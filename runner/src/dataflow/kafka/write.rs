@@ -1,0 +1,414 @@
+//! A sink, on each worker: at least once, or exactly once in a job with checkpoints.
+//!
+//! *At least once*: input goes to the writer's thread as it comes, and the operator leaves an epoch when brokers have
+//! acknowledged all of it. While much waits to be written, it counts as a backlog.
+//!
+//! *Exactly once*: the input of the epochs before a checkpoint is saved with it, and written in one transaction when it is
+//! durable ([`crate::kafka`]'s `transactions`). The operator steps over no later border before that transaction is
+//! committed. So a checkpoint holds the records of one transaction at most, and after a failure at most one is in doubt:
+//! its id and its epoch are saved with it, and whoever starts from the checkpoint, be it another job on another number
+//! of workers, first asks Kafka about it.
+//!
+//! The operator's output carries nothing. It says where the sink stands, so that a job is not over before everything is
+//! written.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use timely::dataflow::Scope;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::CapabilitySet;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::progress::Antichain;
+use timely::progress::frontier::AntichainRef;
+
+use super::super::carried::{Carried, FrozenBatches};
+use super::super::edge::{Edge, Output, moment};
+use super::super::flow::{EpochBytes, Flow};
+use super::super::links::Links;
+use super::super::run::Reporter;
+use super::super::{Job, JobFailure};
+use crate::checkpoint::{Frozen, PartHead, PartKind, SavedSink, Saver};
+use crate::element::{Batch, ElementCoder, SpillQueue};
+use crate::executor::Fault;
+use crate::kafka::transactions::Recovery;
+use crate::kafka::writer::{FromWriter, ToWriter, TransactionTask, Writer, WriterTask, WrittenForm};
+use crate::kafka::{KafkaWrite, WriteElement};
+use crate::memory::Budget;
+use crate::time::{self, Moment};
+
+/// The node that is built.
+pub(crate) struct Sink<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) write: &'a KafkaWrite,
+    pub(crate) element: &'a WriteElement,
+    pub(crate) coder: ElementCoder,
+}
+
+/// What was saved is read by who writes this form.
+pub(crate) fn form(coder: &ElementCoder) -> String {
+    format!("{}, in {}", coder.value, coder.window)
+}
+
+/// Builds the sink on one worker; its output carries no data.
+pub(crate) fn build<'scope>(
+    scope: Scope<'scope, Moment>,
+    job: &Job,
+    sink: Sink<'_>,
+    input: Edge<'scope>,
+    links: Links,
+) -> Edge<'scope> {
+    let Links { flow, reporter, saver } = links;
+    let mut builder = OperatorBuilder::new(sink.name.to_owned(), scope);
+    let mut input = builder.new_input(input, Pipeline);
+    let (_output, stream) = Output::new(&mut builder);
+    let address = builder.operator_info().address;
+    let wake = || scope.worker().sync_activator_for(address.to_vec());
+    let (on_told, on_change) = (wake(), wake());
+    job.checkpoints.on_change(move || {
+        // Fails only when the worker is gone.
+        let _ = on_change.activate();
+    });
+    let exactly_once = job.checkpoints.are_on() && job.settings.kafka_exactly_once;
+    let id = transactional_id(job, &sink, scope.index());
+    let mut operator = WriteOperator {
+        name: sink.name.to_owned(),
+        form: form(&sink.coder),
+        job: job.clone(),
+        input: BTreeMap::new(),
+        given_back: None,
+        guarantee: if exactly_once {
+            Guarantee::ExactlyOnce(InTransactions { id: id.clone(), saved: None, writing: false })
+        } else {
+            Guarantee::AtLeastOnce { sent: 0, watermark: i64::MAX }
+        },
+        writer: None,
+        is_ready: false,
+        epoch: saver.first_epoch(),
+        capabilities: CapabilitySet::new(),
+        flow: flow.waking(wake()),
+        saver,
+        reporter,
+        failed: false,
+    };
+    let form = WrittenForm { write: sink.write.clone(), element: sink.element.clone(), coder: sink.coder };
+    match operator.recoveries() {
+        Ok(recoveries) => {
+            let first_epoch = operator.epoch;
+            let transactions = exactly_once.then(|| TransactionTask { id, first_epoch });
+            let observer = Arc::clone(&job.observer);
+            let warn = Arc::new(move |message| observer.warning(message));
+            let started = Writer::start(WriterTask { form, recoveries, transactions }, warn, move || {
+                let _ = on_told.activate();
+            });
+            match started {
+                Ok(writer) => operator.writer = Some(writer),
+                Err(error) => operator.fail(Fault::Runner, format!("its thread cannot be started: {error}")),
+            }
+        }
+        Err(error) => operator.check(Err::<(), _>(error)),
+    }
+    builder.build_reschedule(move |capabilities| {
+        operator.capabilities = capabilities.into_iter().fold(CapabilitySet::new(), |mut set, capability| {
+            set.insert(capability);
+            set
+        });
+        move |frontiers| {
+            input.for_each(|capability, batch| {
+                if let Some(moment) = moment(capability.stamp()) {
+                    operator.enqueue(moment, std::mem::take(batch));
+                }
+            });
+            operator.visit(frontiers[0].frontier())
+        }
+    });
+    stream
+}
+
+/// The id of the transactions of a sink on one worker. It is that of no other job: the epochs of two have nothing to do with
+/// each other.
+fn transactional_id(job: &Job, sink: &Sink<'_>, worker: usize) -> String {
+    let prefix = sink.write.producer_config.get("transactional.id").map_or("ferrobeam", String::as_str);
+    let transform = xxhash_rust::xxh3::xxh3_64(sink.name.as_bytes());
+    format!("{prefix}-{}-{transform:016x}-{worker}", job.settings.job)
+}
+
+struct WriteOperator {
+    name: String,
+    /// How its input is encoded.
+    form: String,
+    job: Job,
+    /// What came, by epoch.
+    input: BTreeMap<u64, Waiting>,
+    /// What the writer did not take yet.
+    given_back: Option<Batch>,
+    guarantee: Guarantee,
+    writer: Option<Writer>,
+    /// What an earlier attempt left is settled.
+    is_ready: bool,
+    /// The epoch whose input is written.
+    epoch: u64,
+    capabilities: CapabilitySet<Moment>,
+    flow: Flow,
+    saver: Saver,
+    reporter: Rc<Reporter>,
+    failed: bool,
+}
+
+/// The input of an epoch.
+struct Waiting {
+    batches: SpillQueue,
+    /// The least watermark that it came at.
+    watermark: i64,
+}
+
+enum Guarantee {
+    AtLeastOnce {
+        /// Records that the writer was given.
+        sent: u64,
+        /// The least watermark of those that are not acknowledged.
+        watermark: i64,
+    },
+    ExactlyOnce(InTransactions),
+}
+
+struct InTransactions {
+    id: String,
+    /// The records of a checkpoint that is not written.
+    saved: Option<SavedEpoch>,
+    /// The writer has them.
+    writing: bool,
+}
+
+struct SavedEpoch {
+    epoch: u64,
+    waiting: Waiting,
+}
+
+impl Waiting {
+    fn new(budget: &Budget) -> Waiting {
+        Waiting { batches: SpillQueue::new(budget), watermark: i64::MAX }
+    }
+
+    fn append(&mut self, mut later: Waiting) -> io::Result<()> {
+        self.watermark = self.watermark.min(later.watermark);
+        while let Some(batch) = later.batches.pop()? {
+            self.batches.push(batch)?;
+        }
+        Ok(())
+    }
+}
+
+impl WriteOperator {
+    fn fail(&mut self, fault: Fault, what: String) {
+        self.failed = true;
+        let message = format!("{}: {what}", self.name);
+        self.reporter.fail(JobFailure { fault, message, environment: None });
+    }
+
+    fn check<T>(&mut self, stored: io::Result<T>) {
+        if let Err(error) = stored {
+            self.failed = true;
+            self.reporter.storage(&self.name, &error);
+        }
+    }
+
+    /// What the workers that this one takes over may have left: every part is settled by one worker.
+    fn recoveries(&self) -> io::Result<Vec<Recovery>> {
+        let (shard, shards) = (self.saver.shard(), self.saver.shards());
+        let mut recoveries = Vec::new();
+        for part in self.saver.restored().iter().filter(|part| part.head.shard as usize % shards == shard) {
+            let Some(sink) = part.head.sink.as_ref().filter(|_| part.head.carried > 0) else { continue };
+            let mut records = SpillQueue::new(&self.job.budget);
+            part.carried(|carried| records.push(carried.batch))?;
+            let records = vec![records.freeze()?];
+            recoveries.push(Recovery { id: sink.transactional_id.clone(), epoch: part.head.epoch, records });
+        }
+        Ok(recoveries)
+    }
+
+    fn enqueue(&mut self, moment: Moment, batch: Batch) {
+        if batch.is_empty() {
+            return;
+        }
+        let budget = &self.job.budget;
+        let waiting = self.input.entry(moment.epoch).or_insert_with(|| Waiting::new(budget));
+        waiting.watermark = waiting.watermark.min(moment.watermark);
+        let stored = waiting.batches.push(batch);
+        self.check(stored);
+    }
+
+    /// One activation. True while the operator is not finished.
+    fn visit(&mut self, frontier: AntichainRef<'_, Moment>) -> bool {
+        self.listen();
+        if self.failed {
+            // Capabilities stay where they are: nothing may take silence for the end.
+            return true;
+        }
+        loop {
+            match &self.guarantee {
+                Guarantee::AtLeastOnce { .. } => self.write(),
+                Guarantee::ExactlyOnce(_) => self.write_durable(),
+            }
+            let reached = time::epoch(frontier).filter(|reached| *reached > self.epoch);
+            match reached {
+                Some(reached) if !self.failed && self.may_step() => self.step(reached),
+                _ => break,
+            }
+        }
+        if self.failed {
+            return true;
+        }
+        let is_busy = self.hold(frontier);
+        let backlog = |at: &Waiting| at.batches.bytes();
+        match self.guarantee {
+            Guarantee::AtLeastOnce { .. } => {
+                let waiting = self.input.iter().map(|(epoch, at)| EpochBytes { epoch: *epoch, bytes: backlog(at) });
+                self.flow.update(waiting);
+            }
+            // All of an epoch must come before any of it is written: it goes to disk, and holds nobody up.
+            Guarantee::ExactlyOnce(_) => {}
+        }
+        is_busy
+    }
+
+    fn listen(&mut self) {
+        while let Some(told) = self.writer.as_ref().and_then(Writer::told) {
+            match told {
+                FromWriter::Ready => self.is_ready = true,
+                FromWriter::Written => {
+                    if let Guarantee::ExactlyOnce(transactions) = &mut self.guarantee {
+                        transactions.writing = false;
+                        transactions.saved = None;
+                    }
+                }
+                FromWriter::Failed(what) => self.fail(Fault::Environment, what),
+            }
+        }
+    }
+
+    /// At least once: gives the writer what it takes.
+    fn write(&mut self) {
+        let (Some(writer), true) = (&self.writer, self.is_ready) else { return };
+        let Guarantee::AtLeastOnce { sent, watermark } = &mut self.guarantee else { return };
+        loop {
+            let batch = match self.given_back.take() {
+                Some(batch) => batch,
+                None => {
+                    let Some(mut first) = self.input.first_entry().filter(|first| *first.key() <= self.epoch) else { return };
+                    match first.get_mut().batches.pop() {
+                        Ok(Some(batch)) => {
+                            *watermark = (*watermark).min(first.get().watermark);
+                            batch
+                        }
+                        Ok(None) => {
+                            first.remove();
+                            continue;
+                        }
+                        Err(error) => return self.check(Err::<(), _>(error)),
+                    }
+                }
+            };
+            let records = batch.len() as u64;
+            match writer.order(ToWriter::Write(batch)) {
+                None => *sent += records,
+                Some(ToWriter::Write(batch)) => {
+                    self.given_back = Some(batch);
+                    return;
+                }
+                Some(ToWriter::WriteEpoch { .. }) => return,
+            }
+        }
+    }
+
+    /// Exactly once: has the writer write what is durable.
+    fn write_durable(&mut self) {
+        let durable = self.job.checkpoints.durable();
+        let (Some(writer), true) = (&self.writer, self.is_ready) else { return };
+        let Guarantee::ExactlyOnce(transactions) = &mut self.guarantee else { return };
+        let InTransactions { saved: Some(saved), writing: writing @ false, .. } = transactions else { return };
+        if durable < saved.epoch {
+            return;
+        }
+        match saved.waiting.batches.freeze() {
+            // It has taken all that it was given before, so it takes this.
+            Ok(records) => *writing = writer.order(ToWriter::WriteEpoch { epoch: saved.epoch, records: vec![records] }).is_none(),
+            Err(error) => self.check(Err::<(), _>(error)),
+        }
+    }
+
+    /// Whether nothing of this epoch is left that has to be done in it.
+    fn may_step(&self) -> bool {
+        match &self.guarantee {
+            Guarantee::AtLeastOnce { sent, .. } => {
+                let all_given = self.given_back.is_none() && self.input.keys().next().is_none_or(|first| *first > self.epoch);
+                self.is_ready && all_given && self.writer.as_ref().is_some_and(|writer| writer.done() == *sent)
+            }
+            // What is durable is written first. What was saved for a checkpoint that was given up goes with the next.
+            Guarantee::ExactlyOnce(transactions) => {
+                let durable = self.job.checkpoints.durable();
+                let unwritten = transactions.saved.as_ref().is_some_and(|saved| saved.epoch <= durable);
+                self.is_ready && !transactions.writing && !unwritten
+            }
+        }
+    }
+
+    fn step(&mut self, reached: u64) {
+        if let Some(border) = self.saver.border(self.epoch, reached) {
+            let mut head = PartHead { form: self.form.clone(), ..PartHead::of(PartKind::KafkaWrite) };
+            let frozen = match &mut self.guarantee {
+                Guarantee::AtLeastOnce { .. } => Ok(Frozen::default()),
+                Guarantee::ExactlyOnce(transactions) => {
+                    head.sink = Some(SavedSink { transactional_id: transactions.id.clone() });
+                    let later = self.input.split_off(&border.epoch());
+                    let came = std::mem::replace(&mut self.input, later);
+                    transactions.save(border.epoch(), came, &self.job.budget)
+                }
+            };
+            match frozen {
+                Ok(frozen) => border.save(head, frozen),
+                Err(error) => return self.check(Err::<(), _>(error)),
+            }
+        }
+        self.epoch = reached;
+    }
+
+    /// Stands where something may still be to be written. True while something is.
+    fn hold(&mut self, frontier: AntichainRef<'_, Moment>) -> bool {
+        let mut moments = Antichain::new();
+        moments.extend(self.input.iter().map(|(epoch, at)| Moment { epoch: *epoch, watermark: at.watermark }));
+        let begun = match &mut self.guarantee {
+            Guarantee::AtLeastOnce { sent, watermark } => {
+                if self.given_back.is_none() && self.writer.as_ref().is_some_and(|writer| writer.done() == *sent) {
+                    *watermark = i64::MAX;
+                }
+                *watermark
+            }
+            Guarantee::ExactlyOnce(transactions) => transactions.saved.as_ref().map_or(i64::MAX, |saved| saved.waiting.watermark),
+        };
+        let begun = if self.is_ready { begun } else { i64::MIN };
+        if begun < i64::MAX {
+            moments.insert(Moment { epoch: self.epoch, watermark: begun });
+        }
+        let is_busy = !moments.is_empty();
+        moments.extend(frontier.iter().copied());
+        self.capabilities.downgrade(moments.iter());
+        is_busy
+    }
+}
+
+impl InTransactions {
+    /// Saves what came before the border of checkpoint `epoch`, behind what was saved for one that was given up.
+    fn save(&mut self, epoch: u64, came: BTreeMap<u64, Waiting>, budget: &Budget) -> io::Result<Frozen> {
+        let mut all = self.saved.take().map_or_else(|| Waiting::new(budget), |saved| saved.waiting);
+        came.into_values().try_for_each(|waiting| all.append(waiting))?;
+        let frozen = all.batches.freeze()?;
+        let moment = Moment { epoch: 0, watermark: all.watermark };
+        self.saved = Some(SavedEpoch { epoch, waiting: all });
+        let mut carried = Carried::over(epoch, None);
+        carried.add_saved([FrozenBatches::new(move |see| frozen.read(|batch| see(moment, batch)))]);
+        Ok(carried.frozen(None))
+    }
+}

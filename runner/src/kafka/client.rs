@@ -1,0 +1,127 @@
+//! What clients of librdkafka tell.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{NoCustomPartitioner, ProducerContext};
+use rdkafka::topic_partition_list::TopicPartitionList;
+
+/// A fault that goes on is told again after so long.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
+/// Told of what does not fail a job yet, in words for its owner.
+pub(crate) type Warn = Arc<dyn Fn(String) + Send + Sync>;
+
+/// A record that no broker took.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a record for topic {topic} could not be written: {why}")]
+pub(crate) struct Undelivered {
+    pub(crate) topic: String,
+    pub(crate) why: String,
+    pub(crate) code: Option<RDKafkaErrorCode>,
+}
+
+impl Undelivered {
+    pub(crate) fn new(topic: &str, error: &KafkaError) -> Undelivered {
+        Undelivered { topic: topic.to_owned(), why: error.to_string(), code: error.rdkafka_error_code() }
+    }
+}
+
+/// How many records were delivered, and what could not be.
+#[derive(Debug, Default)]
+pub(crate) struct Deliveries {
+    /// The first failure of a delivery.
+    pub(crate) failure: Option<Undelivered>,
+    /// Records that were delivered or were not, since the producer was made.
+    pub(crate) done: u64,
+}
+
+/// The context of all our clients: what librdkafka logs goes to the log of the process, and faults that it tries to mend by
+/// itself, such as a broker that cannot be reached, are told to the job's owner, each kind once a minute.
+pub(crate) struct Context {
+    warn: Option<Warn>,
+    told: Mutex<Vec<(String, Instant)>>,
+    deliveries: Mutex<Deliveries>,
+}
+
+impl Context {
+    /// Tells faults to `warn`.
+    pub(crate) fn new(warn: Warn) -> Context {
+        Context { warn: Some(warn), told: Mutex::default(), deliveries: Mutex::default() }
+    }
+
+    /// Tells nobody.
+    pub(super) fn silent() -> Context {
+        Context { warn: None, told: Mutex::default(), deliveries: Mutex::default() }
+    }
+
+    /// Tells a fault, unless that was told a short while ago.
+    pub(crate) fn tell(&self, kind: &str, message: impl FnOnce() -> String) {
+        let Some(warn) = &self.warn else { return };
+        let now = Instant::now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|(_, at)| now.duration_since(*at) < TELL_AGAIN);
+        if told.iter().all(|(known, _)| known != kind) {
+            told.push((kind.to_owned(), now));
+            drop(told);
+            warn(message());
+        }
+    }
+
+    /// What has become of records.
+    pub(crate) fn deliveries(&self) -> std::sync::MutexGuard<'_, Deliveries> {
+        self.deliveries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if self.warn.is_none() {
+            return;
+        }
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+                tracing::warn!(facility, "librdkafka: {message}");
+            }
+            RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
+                tracing::debug!(facility, "librdkafka: {message}");
+            }
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let kind = error.rdkafka_error_code().map(|code| code.to_string()).unwrap_or_default();
+        self.tell(&kind, || format!("Kafka: {reason} ({error}); it is tried again"));
+    }
+
+    fn stats_raw(&self, _statistics: &[u8]) {}
+}
+
+impl ConsumerContext for Context {
+    fn commit_callback(&self, result: Result<(), KafkaError>, _offsets: &TopicPartitionList) {
+        if let Err(error) = result {
+            self.tell("commit", || {
+                format!("offsets could not be committed to the Kafka group, which the job itself does not need: {error}")
+            });
+        }
+    }
+}
+
+impl ProducerContext<NoCustomPartitioner> for Context {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let mut deliveries = self.deliveries();
+        deliveries.done += 1;
+        if let Err((error, message)) = result
+            && deliveries.failure.is_none()
+        {
+            deliveries.failure = Some(Undelivered::new(message.topic(), error));
+        }
+    }
+}

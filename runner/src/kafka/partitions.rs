@@ -1,0 +1,254 @@
+//! Which partitions there are, and where they are read from.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use rdkafka::Offset;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionList;
+use regex::Regex;
+
+use super::client::Context;
+use super::config;
+use super::position::PartitionPosition;
+use super::reader::Trouble;
+use super::spec::KafkaRead;
+
+/// How long one question to a broker may take.
+const ASK: Duration = Duration::from_secs(10);
+/// How long nothing may answer before a job is told that nothing will.
+const GIVE_UP: Duration = Duration::from_secs(60);
+
+/// A partition by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PartitionName {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+}
+
+impl std::fmt::Display for PartitionName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "partition {} of topic {}", self.partition, self.topic)
+    }
+}
+
+/// Finds partitions, and where to begin with them.
+pub(super) struct Partitions<'a> {
+    pub(super) consumer: &'a BaseConsumer<Context>,
+    pub(super) read: &'a KafkaRead,
+    pub(super) pattern: Option<&'a Regex>,
+}
+
+impl Partitions<'_> {
+    /// All that there are now. Fails only with what is no passing trouble of a broker; that is `None`.
+    pub(super) fn all(&self) -> Result<Option<BTreeSet<PartitionName>>, Trouble> {
+        let mut found = BTreeSet::new();
+        if let Some(pattern) = self.pattern {
+            let Some(metadata) = passing(self.consumer.fetch_metadata(None, ASK))? else { return Ok(None) };
+            for topic in metadata.topics().iter().filter(|topic| pattern.is_match(topic.name())) {
+                let partitions = topic.partitions().iter().map(|partition| partition.id());
+                found.extend(partitions.map(|partition| PartitionName { topic: topic.name().to_owned(), partition }));
+            }
+            return Ok(Some(found));
+        }
+        for name in &self.read.topics {
+            let Some(metadata) = passing(self.consumer.fetch_metadata(Some(name), ASK))? else { return Ok(None) };
+            for topic in metadata.topics() {
+                if let Some(error) = topic.error() {
+                    let code = RDKafkaErrorCode::from(error);
+                    match code {
+                        RDKafkaErrorCode::LeaderNotAvailable => return Ok(None),
+                        RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
+                            return Err(Trouble::NoTopic(name.clone()));
+                        }
+                        _ => return Err(Trouble::Failed(format!("topic {name} cannot be read: {code}"))),
+                    }
+                }
+                let partitions = topic.partitions().iter().map(|partition| partition.id());
+                found.extend(partitions.map(|partition| PartitionName { topic: name.clone(), partition }));
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// As [`Partitions::all`], until there is an answer.
+    pub(super) fn first(&self, mut asked_to_stop: impl FnMut() -> bool) -> Result<BTreeSet<PartitionName>, Trouble> {
+        let begun = Instant::now();
+        loop {
+            let trouble = match self.all() {
+                Ok(Some(found)) => return Ok(found),
+                Ok(None) => None,
+                Err(Trouble::NoTopic(name)) => Some(Trouble::NoTopic(name)),
+                Err(other) => return Err(other),
+            };
+            if asked_to_stop() {
+                return Err(Trouble::Stopped);
+            }
+            // A topic that was just made is not known to every broker at once.
+            let patience = if trouble.is_some() { ASK } else { GIVE_UP };
+            if begun.elapsed() >= patience {
+                return Err(trouble.unwrap_or_else(|| {
+                    let servers = self.read.consumer_config.get("bootstrap.servers").map_or("", String::as_str);
+                    Trouble::Failed(format!(
+                        "no Kafka broker at {servers} has answered for {} s: look whether the address is right, whether it \
+                         can be reached from here, and whether security.protocol and what belongs to it are set",
+                        begun.elapsed().as_secs()
+                    ))
+                }));
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Where to begin with partitions that were there when the job began.
+    pub(super) fn starts(&self, names: &[PartitionName]) -> Result<Vec<PartitionPosition>, Trouble> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut starts = match (self.read.start_time, config::group(&self.read.consumer_config)) {
+            (Some(time), _) => self.at_time(names, time)?,
+            (None, Some(_)) => self.committed(names)?,
+            (None, None) => vec![None; names.len()],
+        };
+        for (name, start) in names.iter().zip(&mut starts) {
+            let (low, high) = self.ends(name)?;
+            let reset = match self.read.consumer_config.get("auto.offset.reset").map(String::as_str) {
+                _ if self.read.start_time.is_some() => Some(high),
+                Some("earliest" | "smallest" | "beginning") => Some(low),
+                Some("none" | "error") => None,
+                // The default of Kafka's own consumers.
+                _ => Some(high),
+            };
+            let there = start.filter(|start| (low..=high).contains(start));
+            *start = there.or(reset);
+            if start.is_none() {
+                return Err(Trouble::Failed(format!(
+                    "{name} has no offset to start from: the group has none that is there still, and auto.offset.reset is none"
+                )));
+            }
+        }
+        let stops = match self.read.stop_time {
+            Some(time) => self.at_time(names, time)?,
+            None => vec![None; names.len()],
+        };
+        let mut positions = Vec::with_capacity(names.len());
+        for ((name, start), stop) in names.iter().zip(starts).zip(stops) {
+            let stop = match (self.read.stop_time, stop) {
+                (Some(_), None) => Some(self.ends(name)?.1),
+                (_, stop) => stop,
+            };
+            positions.push(PartitionPosition {
+                topic: name.topic.clone(),
+                partition: name.partition,
+                offset: start.unwrap_or_default(),
+                watermark: i64::MIN,
+                stop,
+            });
+        }
+        Ok(positions)
+    }
+
+    /// Where to begin with partitions that came later: at their start.
+    pub(super) fn starts_of_new(&self, names: &[PartitionName]) -> Result<Vec<PartitionPosition>, Trouble> {
+        let starts = names.iter().map(|name| {
+            let offset = self.ends(name)?.0;
+            let PartitionName { topic, partition } = name.clone();
+            Ok(PartitionPosition { topic, partition, offset, watermark: i64::MIN, stop: None })
+        });
+        starts.collect()
+    }
+
+    /// The first offset of a partition, and the one behind its last.
+    pub(super) fn ends(&self, name: &PartitionName) -> Result<(i64, i64), Trouble> {
+        self.ask(|| self.consumer.fetch_watermarks(&name.topic, name.partition, ASK), &name.to_string())
+    }
+
+    fn list(names: &[PartitionName], offset: Offset) -> Result<TopicPartitionList, Trouble> {
+        let mut list = TopicPartitionList::with_capacity(names.len());
+        for name in names {
+            list.add_partition_offset(&name.topic, name.partition, offset)
+                .map_err(|error| Trouble::Failed(format!("{name}: {error}")))?;
+        }
+        Ok(list)
+    }
+
+    fn found(names: &[PartitionName], list: &TopicPartitionList) -> Vec<Option<i64>> {
+        let offsets = names.iter().map(|name| match list.find_partition(&name.topic, name.partition)?.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        });
+        offsets.collect()
+    }
+
+    /// The first offsets with such a timestamp or a later one.
+    fn at_time(&self, names: &[PartitionName], time: i64) -> Result<Vec<Option<i64>>, Trouble> {
+        let list = Self::list(names, Offset::Offset(time))?;
+        let ask = || self.consumer.offsets_for_times(list.clone(), ASK);
+        Ok(Self::found(names, &self.ask(ask, "looking up offsets by time")?))
+    }
+
+    /// What the group has committed.
+    fn committed(&self, names: &[PartitionName]) -> Result<Vec<Option<i64>>, Trouble> {
+        let list = Self::list(names, Offset::Invalid)?;
+        let ask = || self.consumer.committed_offsets(list.clone(), ASK);
+        Ok(Self::found(names, &self.ask(ask, "looking up the offsets of the group")?))
+    }
+
+    /// Asks until there is an answer.
+    fn ask<T>(&self, ask: impl Fn() -> Result<T, KafkaError>, what: &str) -> Result<T, Trouble> {
+        let begun = Instant::now();
+        loop {
+            let error = match ask() {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if !passes(&error) || begun.elapsed() >= GIVE_UP {
+                return Err(Trouble::Failed(format!("{what}: {error}")));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// Nothing where a question has no answer only for now.
+fn passing<T>(answer: Result<T, KafkaError>) -> Result<Option<T>, Trouble> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if passes(&error) => Ok(None),
+        Err(error) => Err(Trouble::Failed(error.to_string())),
+    }
+}
+
+/// Whether a fault may be over soon.
+pub(super) fn passes(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    let code = error.rdkafka_error_code();
+    code.is_some_and(|code| {
+        matches!(
+            code,
+            Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::OperationTimedOut
+                | Code::TimedOutQueue
+                | Code::RequestTimedOut
+                | Code::WaitingForCoordinator
+                | Code::WaitCache
+                | Code::InProgress
+                | Code::Resolve
+                | Code::LeaderNotAvailable
+                | Code::NotLeaderForPartition
+                | Code::BrokerNotAvailable
+                | Code::ReplicaNotAvailable
+                | Code::NetworkException
+                | Code::CoordinatorLoadInProgress
+                | Code::CoordinatorNotAvailable
+                | Code::NotCoordinator
+                | Code::UnstableOffsetCommit
+                | Code::FencedLeaderEpoch
+                | Code::UnknownLeaderEpoch
+                | Code::OffsetNotAvailable
+                | Code::KafkaStorageError
+        )
+    })
+}

@@ -1,0 +1,627 @@
+//! Records as elements, and elements as records.
+
+use std::borrow::Cow;
+
+use ferrobeam_proto::pipeline as pb;
+use ferrobeam_proto::pipeline::field_type::TypeInfo;
+use serde::{Deserialize, Serialize};
+
+use super::spec::FieldType;
+use crate::element::{ElementError, get_varint, put_varint};
+use crate::row::{RowType, Shape, Value, ValueType};
+
+/// How an element of a read is encoded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReadElement {
+    /// `KV` of nullables.
+    KeyValue {
+        /// The key.
+        key: FieldForm,
+        /// The value.
+        value: FieldForm,
+    },
+    /// A row of [`metadata_schema`].
+    Metadata {
+        /// Its length stands before it.
+        prefixed: bool,
+    },
+    /// A row of [`payload_schema`].
+    Payload {
+        /// The field.
+        ty: FieldType,
+        /// Its length stands before it.
+        prefixed: bool,
+    },
+}
+
+/// How an element of a write is encoded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WriteElement {
+    /// `KV`.
+    KeyValue {
+        /// The key.
+        key: FieldForm,
+        /// The value.
+        value: FieldForm,
+    },
+    /// A row.
+    Row {
+        /// Its length stands before it.
+        prefixed: bool,
+        /// What it is made of, in the order of its encoding.
+        fields: Vec<RowField>,
+    },
+}
+
+/// How a key or a value is encoded in an element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldForm {
+    /// What it is.
+    pub ty: FieldType,
+    /// A byte before it says whether it is there.
+    pub nullable: bool,
+    /// The length of all of it, with that byte, stands before.
+    pub prefixed: bool,
+    /// The length of what follows that byte stands before that.
+    pub inner_prefixed: bool,
+}
+
+/// A field of a row that is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowField {
+    /// Its name, which says what it is of the record.
+    pub name: String,
+    /// It may be null.
+    pub nullable: bool,
+}
+
+/// What a record is read from.
+pub(crate) struct ReadRecord<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    /// Milliseconds; -1: it has none.
+    pub(crate) timestamp: i64,
+    pub(crate) timestamp_type: TimestampType,
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
+    pub(crate) headers: Vec<HeaderView<'a>>,
+}
+
+/// A header of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HeaderView<'a> {
+    pub(crate) key: Cow<'a, str>,
+    pub(crate) value: Option<&'a [u8]>,
+}
+
+/// `org.apache.kafka.common.record.TimestampType`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TimestampType {
+    None,
+    CreateTime,
+    LogAppendTime,
+}
+
+impl TimestampType {
+    fn id(self) -> i64 {
+        match self {
+            TimestampType::None => -1,
+            TimestampType::CreateTime => 0,
+            TimestampType::LogAppendTime => 1,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            TimestampType::None => "NoTimestampType",
+            TimestampType::CreateTime => "CreateTime",
+            TimestampType::LogAppendTime => "LogAppendTime",
+        }
+    }
+}
+
+/// What a record is written from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct WriteRecord<'a> {
+    pub(crate) key: Option<Cow<'a, [u8]>>,
+    pub(crate) value: Option<Cow<'a, [u8]>>,
+    pub(crate) headers: Option<Vec<HeaderView<'a>>>,
+    /// Another topic than the write's.
+    pub(crate) topic: Option<Cow<'a, str>>,
+    pub(crate) partition: Option<i32>,
+    pub(crate) timestamp: Option<i64>,
+}
+
+fn atomic(atomic: pb::AtomicType, nullable: bool) -> pb::FieldType {
+    pb::FieldType { nullable, type_info: Some(TypeInfo::AtomicType(atomic.into())) }
+}
+
+fn schema(id: &str, fields: Vec<(&str, pb::FieldType)>) -> pb::Schema {
+    let fields = fields.into_iter().enumerate().map(|(index, (name, ty))| pb::Field {
+        name: name.to_owned(),
+        r#type: Some(ty),
+        id: index as i32,
+        encoding_position: index as i32,
+        ..Default::default()
+    });
+    pb::Schema { fields: fields.collect(), id: id.to_owned(), ..Default::default() }
+}
+
+fn headers_type() -> pb::FieldType {
+    let header = schema(
+        // An SDK keeps one type for each id, so ids go with what they are ids of.
+        "6c1d3c4a-7a0e-5f0b-9e2e-0d8b7c3f5a10",
+        vec![("key", atomic(pb::AtomicType::String, false)), ("value", atomic(pb::AtomicType::Bytes, true))],
+    );
+    let row = pb::FieldType {
+        nullable: false,
+        type_info: Some(TypeInfo::RowType(pb::RowType { schema: Some(header) })),
+    };
+    let array = pb::ArrayType { element_type: Some(Box::new(row)) };
+    pb::FieldType { nullable: true, type_info: Some(TypeInfo::ArrayType(Box::new(array))) }
+}
+
+/// The row that a read with metadata gives, as Beam's own KafkaIO (`KafkaSourceDescriptor`'s `ByteArrayKafkaRecord`).
+pub fn metadata_schema() -> pb::Schema {
+    use pb::AtomicType::{Bytes, Int32, Int64, String};
+    schema(
+        "6c1d3c4a-7a0e-5f0b-9e2e-0d8b7c3f5a11",
+        vec![
+            ("topic", atomic(String, false)),
+            ("partition", atomic(Int32, false)),
+            ("offset", atomic(Int64, false)),
+            ("timestamp", atomic(Int64, false)),
+            ("key", atomic(Bytes, true)),
+            ("value", atomic(Bytes, true)),
+            ("headers", headers_type()),
+            ("timestampTypeId", atomic(Int32, false)),
+            ("timestampTypeName", atomic(String, false)),
+        ],
+    )
+}
+
+/// The row that a read of values alone gives.
+pub fn payload_schema(ty: FieldType) -> pb::Schema {
+    let (id, ty) = match ty {
+        FieldType::Bytes => ("6c1d3c4a-7a0e-5f0b-9e2e-0d8b7c3f5a12", pb::AtomicType::Bytes),
+        FieldType::Text => ("6c1d3c4a-7a0e-5f0b-9e2e-0d8b7c3f5a13", pb::AtomicType::String),
+        FieldType::Long => ("6c1d3c4a-7a0e-5f0b-9e2e-0d8b7c3f5a14", pb::AtomicType::Int64),
+        FieldType::Integer => ("6c1d3c4a-7a0e-5f0b-9e2e-0d8b7c3f5a15", pb::AtomicType::Int32),
+        FieldType::Double => ("6c1d3c4a-7a0e-5f0b-9e2e-0d8b7c3f5a16", pb::AtomicType::Double),
+    };
+    schema(id, vec![("payload", atomic(ty, false))])
+}
+
+/// The row that a write with headers takes; of its fields, those that are nullable may be left out.
+pub fn headers_schema() -> pb::Schema {
+    use pb::AtomicType::{Bytes, Int32, Int64, String};
+    schema(
+        "6c1d3c4a-7a0e-5f0b-9e2e-0d8b7c3f5a17",
+        vec![
+            ("key", atomic(Bytes, true)),
+            ("value", atomic(Bytes, true)),
+            ("headers", headers_type()),
+            ("topic", atomic(String, true)),
+            ("partition", atomic(Int32, true)),
+            ("timestamp", atomic(Int64, true)),
+        ],
+    )
+}
+
+/// Why a record is no element, in words that follow those of where it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct BadRecord(pub(crate) String);
+
+impl ReadElement {
+    /// Whether the headers of a record are needed.
+    pub(crate) fn wants_headers(&self) -> bool {
+        matches!(self, ReadElement::Metadata { .. })
+    }
+
+    /// Appends the value of an element.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>, record: &ReadRecord<'_>) -> Result<(), BadRecord> {
+        match self {
+            ReadElement::KeyValue { key, value } => {
+                key.encode(out, "key", record.key)?;
+                value.encode(out, "value", record.value)
+            }
+            ReadElement::Metadata { prefixed } => {
+                let mut row = Vec::new();
+                let into = if *prefixed { &mut row } else { &mut *out };
+                encode_metadata(into, record);
+                put_prefixed(out, *prefixed, &row);
+                Ok(())
+            }
+            ReadElement::Payload { ty, prefixed } => {
+                let mut row = vec![1, 0];
+                // A row whose one field is not there; of the types that there are none has another way to say it.
+                let Some(value) = record.value else {
+                    return Err(BadRecord("its value is null, which this form of reading has no place for".to_owned()));
+                };
+                ty.encode(&mut row, "value", value)?;
+                if *prefixed {
+                    put_prefixed(out, true, &row);
+                } else {
+                    out.extend_from_slice(&row);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn put_prefixed(out: &mut Vec<u8>, prefixed: bool, bytes: &[u8]) {
+    if prefixed {
+        put_varint(out, bytes.len() as u64);
+        out.extend_from_slice(bytes);
+    }
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn encode_metadata(out: &mut Vec<u8>, record: &ReadRecord<'_>) {
+    let headers_null = record.headers.is_empty();
+    let nulls = u8::from(record.key.is_none()) << 4 | u8::from(record.value.is_none()) << 5 | u8::from(headers_null) << 6;
+    out.push(9);
+    if nulls == 0 {
+        out.push(0);
+    } else {
+        out.extend([1, nulls]);
+    }
+    put_bytes(out, record.topic.as_bytes());
+    put_varint(out, i64::from(record.partition) as u64);
+    put_varint(out, record.offset as u64);
+    put_varint(out, record.timestamp as u64);
+    record.key.into_iter().chain(record.value).for_each(|bytes| put_bytes(out, bytes));
+    if !headers_null {
+        out.extend((record.headers.len() as u32).to_be_bytes());
+        for header in &record.headers {
+            match header.value {
+                Some(_) => out.extend([2, 0]),
+                None => out.extend([2, 1, 2]),
+            }
+            put_bytes(out, header.key.as_bytes());
+            header.value.into_iter().for_each(|value| put_bytes(out, value));
+        }
+    }
+    put_varint(out, record.timestamp_type.id() as u64);
+    put_bytes(out, record.timestamp_type.name().as_bytes());
+}
+
+impl FieldType {
+    /// Appends the nested encoding of what stands in a record.
+    fn encode(self, out: &mut Vec<u8>, what: &str, bytes: &[u8]) -> Result<(), BadRecord> {
+        let bad = |wanted: &str| BadRecord(format!("its {what} of {} bytes is no {wanted}", bytes.len()));
+        match self {
+            FieldType::Bytes => put_bytes(out, bytes),
+            FieldType::Text => {
+                // Java puts a replacement character where there is no UTF-8.
+                put_bytes(out, String::from_utf8_lossy(bytes).as_bytes());
+            }
+            FieldType::Long => {
+                let number = bytes.try_into().map_err(|_| bad("long of 8 bytes"))?;
+                put_varint(out, i64::from_be_bytes(number) as u64);
+            }
+            FieldType::Integer => {
+                let number = bytes.try_into().map_err(|_| bad("integer of 4 bytes"))?;
+                put_varint(out, i64::from(i32::from_be_bytes(number)) as u64);
+            }
+            FieldType::Double => {
+                let number: [u8; 8] = bytes.try_into().map_err(|_| bad("double of 8 bytes"))?;
+                out.extend_from_slice(&number);
+            }
+        }
+        Ok(())
+    }
+
+    /// What stands in a record, from its nested encoding; and what follows that.
+    fn decode<'a>(self, bytes: &'a [u8]) -> Result<(Cow<'a, [u8]>, &'a [u8]), ElementError> {
+        match self {
+            FieldType::Bytes | FieldType::Text => {
+                let (bytes, rest) = split_prefixed(bytes)?;
+                Ok((bytes.into(), rest))
+            }
+            FieldType::Long | FieldType::Integer => {
+                let (number, length) = get_varint(bytes)?;
+                let number = number as i64;
+                let written = match self {
+                    FieldType::Integer => i32::try_from(number)
+                        .map_err(|_| ElementError::malformed(format!("{number} is no integer of 4 bytes")))?
+                        .to_be_bytes()
+                        .to_vec(),
+                    _ => number.to_be_bytes().to_vec(),
+                };
+                Ok((written.into(), &bytes[length..]))
+            }
+            FieldType::Double => match bytes.split_at_checked(8) {
+                Some((number, rest)) => Ok((number.into(), rest)),
+                None => Err(ElementError::Incomplete),
+            },
+        }
+    }
+}
+
+/// What stands behind its length, and what follows.
+fn split_prefixed(bytes: &[u8]) -> Result<(&[u8], &[u8]), ElementError> {
+    let (length, at) = get_varint(bytes)?;
+    let rest = &bytes[at..];
+    usize::try_from(length).ok().and_then(|length| rest.split_at_checked(length)).ok_or(ElementError::Incomplete)
+}
+
+impl FieldForm {
+    fn encode(&self, out: &mut Vec<u8>, what: &str, bytes: Option<&[u8]>) -> Result<(), BadRecord> {
+        match (self.ty, self.prefixed, self.nullable, bytes) {
+            // Nearly all there are.
+            (FieldType::Bytes, false, true, Some(bytes)) => {
+                out.push(1);
+                put_bytes(out, bytes);
+            }
+            (_, false, true, None) => out.push(0),
+            (_, true, true, None) => out.extend([1, 0]),
+            (_, _, false, None) => return Err(BadRecord(format!("its {what} is null, which has no place here"))),
+            (ty, prefixed, nullable, Some(bytes)) => {
+                let mut value = Vec::with_capacity(bytes.len() + 10);
+                ty.encode(&mut value, what, bytes)?;
+                // Text and bytes have their length before them, in a length prefix too; outermost they have none.
+                let text = matches!(ty, FieldType::Bytes | FieldType::Text);
+                let own_length = text && (self.inner_prefixed || !prefixed);
+                let value = if text && !own_length { &value[value.len() - bytes_of(&value)..] } else { &value[..] };
+                let inner_length = self.inner_prefixed && !text;
+                let mut inner = Vec::with_capacity(value.len() + 10);
+                if inner_length {
+                    put_varint(&mut inner, value.len() as u64);
+                }
+                inner.extend_from_slice(value);
+                if prefixed {
+                    put_varint(out, (inner.len() + usize::from(nullable)) as u64);
+                }
+                if nullable {
+                    out.push(1);
+                }
+                out.extend_from_slice(&inner);
+            }
+        }
+        Ok(())
+    }
+
+    /// What stands in a record, from this field at the start of `bytes`; and what follows it.
+    fn decode<'a>(&self, bytes: &'a [u8]) -> Result<(Option<Cow<'a, [u8]>>, &'a [u8]), ElementError> {
+        if self.prefixed {
+            let (mut inner, rest) = split_prefixed(bytes)?;
+            if self.nullable {
+                let (there, behind) = inner.split_first().ok_or(ElementError::Incomplete)?;
+                if *there == 0 {
+                    return Ok((None, rest));
+                }
+                inner = behind;
+            }
+            return Ok((Some(self.behind_prefix(inner)?), rest));
+        }
+        let mut at = bytes;
+        if self.nullable {
+            let (there, behind) = at.split_first().ok_or(ElementError::Incomplete)?;
+            if *there == 0 {
+                return Ok((None, behind));
+            }
+            at = behind;
+        }
+        if self.inner_prefixed && !matches!(self.ty, FieldType::Bytes | FieldType::Text) {
+            let (inner, rest) = split_prefixed(at)?;
+            return Ok((Some(self.ty.decode(inner)?.0), rest));
+        }
+        let (value, rest) = self.ty.decode(at)?;
+        Ok((Some(value), rest))
+    }
+
+    /// What fills a length prefix, and so needs no length of its own.
+    fn behind_prefix<'a>(&self, inner: &'a [u8]) -> Result<Cow<'a, [u8]>, ElementError> {
+        match self.ty {
+            FieldType::Bytes | FieldType::Text if !self.inner_prefixed => Ok(inner.into()),
+            FieldType::Bytes | FieldType::Text => Ok(split_prefixed(inner)?.0.into()),
+            ty if self.inner_prefixed => Ok(ty.decode(split_prefixed(inner)?.0)?.0),
+            ty => Ok(ty.decode(inner)?.0),
+        }
+    }
+}
+
+/// How many bytes stand behind the length at the start of `value`, all of which they fill.
+fn bytes_of(value: &[u8]) -> usize {
+    get_varint(value).map_or(0, |(length, _)| length as usize)
+}
+
+impl WriteElement {
+    /// The type of the rows that it takes; for [`WriteElement::decode`].
+    pub(crate) fn row_type(&self) -> RowType {
+        let WriteElement::Row { fields, .. } = self else { return RowType::default() };
+        let known = RowType::of(&headers_schema()).unwrap_or_default();
+        let fields = fields.iter().filter_map(|field| {
+            let shape = match field.name.as_str() {
+                "payload" => Shape::Bytes,
+                name => known.fields[known.position(name)?].ty.shape.clone(),
+            };
+            Some(crate::row::FieldDef { name: field.name.clone(), ty: ValueType { nullable: field.nullable, shape } })
+        });
+        RowType { fields: fields.collect() }
+    }
+
+    /// Takes the value of an element apart. `ty` is [`WriteElement::row_type`].
+    pub(crate) fn decode<'a>(&self, value: &'a [u8], ty: &RowType) -> Result<WriteRecord<'a>, ElementError> {
+        match self {
+            WriteElement::KeyValue { key, value: of } => {
+                let (key, rest) = key.decode(value)?;
+                let (value, _) = of.decode(rest)?;
+                Ok(WriteRecord { key, value, ..WriteRecord::default() })
+            }
+            WriteElement::Row { prefixed, .. } => {
+                let bytes = if *prefixed { split_prefixed(value)?.0 } else { value };
+                let (row, _) = ty.decode(bytes)?;
+                let mut record = WriteRecord::default();
+                for (field, value) in ty.fields.iter().zip(row) {
+                    match (field.name.as_str(), value) {
+                        ("key", Value::Bytes(bytes)) => record.key = Some(bytes),
+                        ("value" | "payload", Value::Bytes(bytes)) => record.value = Some(bytes),
+                        ("topic", Value::Text(topic)) => record.topic = Some(topic),
+                        ("partition", Value::Int(partition)) => {
+                            let partition = i32::try_from(partition).ok().filter(|partition| *partition >= 0);
+                            let bad = || ElementError::malformed("a partition that is none".to_owned());
+                            record.partition = Some(partition.ok_or_else(bad)?);
+                        }
+                        ("timestamp", Value::Int(timestamp)) => record.timestamp = Some(timestamp),
+                        ("headers", Value::Array(headers)) => {
+                            record.headers = Some(headers.into_iter().filter_map(header).collect());
+                        }
+                        _ => {}
+                    }
+                }
+                Ok(record)
+            }
+        }
+    }
+}
+
+fn header(value: Value<'_>) -> Option<HeaderView<'_>> {
+    let Value::Row(fields) = value else { return None };
+    let mut fields = fields.into_iter();
+    match (fields.next(), fields.next()) {
+        (Some(Value::Text(key)), Some(Value::Bytes(Cow::Borrowed(value)))) => {
+            Some(HeaderView { key, value: Some(value) })
+        }
+        (Some(Value::Text(key)), Some(Value::Null)) => Some(HeaderView { key, value: None }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record<'a>(key: Option<&'a [u8]>, value: Option<&'a [u8]>) -> ReadRecord<'a> {
+        ReadRecord {
+            topic: "t",
+            partition: 3,
+            offset: 300,
+            timestamp: 5,
+            timestamp_type: TimestampType::CreateTime,
+            key,
+            value,
+            headers: Vec::new(),
+        }
+    }
+
+    fn form(ty: FieldType) -> FieldForm {
+        FieldForm { ty, nullable: true, prefixed: false, inner_prefixed: false }
+    }
+
+    fn encoded(element: &ReadElement, record: &ReadRecord<'_>) -> Result<Vec<u8>, BadRecord> {
+        let mut out = Vec::new();
+        element.encode(&mut out, record).map(|()| out)
+    }
+
+    #[test]
+    fn null_and_empty_stay_apart() {
+        let element = ReadElement::KeyValue { key: form(FieldType::Bytes), value: form(FieldType::Text) };
+        assert_eq!(encoded(&element, &record(None, Some(b""))).unwrap(), [0, 1, 0]);
+        assert_eq!(encoded(&element, &record(Some(b""), None)).unwrap(), [1, 0, 0]);
+        assert_eq!(encoded(&element, &record(Some(b"ab"), Some(b"c"))).unwrap(), *b"\x01\x02ab\x01\x01c");
+    }
+
+    #[test]
+    fn numbers_are_those_of_kafkas_serialisers() {
+        let element = ReadElement::KeyValue { key: form(FieldType::Long), value: form(FieldType::Integer) };
+        let bytes = encoded(&element, &record(Some(&300i64.to_be_bytes()), Some(&7i32.to_be_bytes()))).unwrap();
+        assert_eq!(bytes, [1, 0xac, 2, 1, 7]);
+        let said = encoded(&element, &record(Some(b"abc"), None)).unwrap_err();
+        assert_eq!(said.to_string(), "its key of 3 bytes is no long of 8 bytes");
+    }
+
+    #[test]
+    fn a_row_of_metadata_is_that_of_its_schema() {
+        let ty = RowType::of(&metadata_schema()).unwrap();
+        let with_headers = ReadRecord {
+            headers: vec![
+                HeaderView { key: "h".into(), value: Some(b"v") },
+                HeaderView { key: "h".into(), value: None },
+                HeaderView { key: "".into(), value: Some(b"") },
+            ],
+            ..record(Some(b"k"), None)
+        };
+        for (record, prefixed) in [(record(None, Some(b"v")), false), (with_headers, true)] {
+            let bytes = encoded(&ReadElement::Metadata { prefixed }, &record).unwrap();
+            let row = if prefixed { split_prefixed(&bytes).unwrap().0 } else { &bytes[..] };
+            let (row, length) = ty.decode(row).unwrap();
+            assert_eq!(length, bytes.len() - usize::from(prefixed));
+            let bytes_of = |value: Option<&'static [u8]>| value.map_or(Value::Null, |value| Value::Bytes(value.into()));
+            assert_eq!(row[..4], [Value::Text("t".into()), Value::Int(3), Value::Int(300), Value::Int(5)]);
+            assert_eq!(row[4..6], if prefixed { [bytes_of(Some(b"k")), Value::Null] } else { [Value::Null, bytes_of(Some(b"v"))] });
+            let header = |key: &'static str, value| Value::Row(vec![Value::Text(key.into()), bytes_of(value)]);
+            let headers = Value::Array(vec![header("h", Some(b"v")), header("h", None), header("", Some(b""))]);
+            assert_eq!(row[6], if prefixed { headers } else { Value::Null });
+            assert_eq!(row[7..], [Value::Int(0), Value::Text("CreateTime".into())]);
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_written_has_what_it_has() {
+        let field = |name: &str| RowField { name: name.to_owned(), nullable: true };
+        let fields = vec![field("value"), field("headers"), field("partition"), field("topic"), field("timestamp")];
+        let element = WriteElement::Row { prefixed: true, fields };
+        let ty = element.row_type();
+        let header = Value::Row(vec![Value::Text("h".into()), Value::Bytes(b"x"[..].into())]);
+        let row = [
+            Value::Bytes(b"v"[..].into()),
+            Value::Array(vec![header]),
+            Value::Int(2),
+            Value::Text("other".into()),
+            Value::Null,
+        ];
+        let mut bytes = Vec::new();
+        crate::row::encode_row(&mut bytes, &ty, &row);
+        let mut value = Vec::new();
+        put_bytes(&mut value, &bytes);
+        let record = element.decode(&value, &ty).unwrap();
+        let headers = Some(vec![HeaderView { key: "h".into(), value: Some(b"x") }]);
+        let value = Some(b"v"[..].into());
+        let expected = WriteRecord { value, headers, topic: Some("other".into()), partition: Some(2), ..Default::default() };
+        assert_eq!(record, expected);
+    }
+
+    fn field(ty: FieldType) -> impl Strategy<Value = Option<Vec<u8>>> {
+        let bytes = match ty {
+            FieldType::Bytes => any::<Vec<u8>>().boxed(),
+            FieldType::Text => ".*".prop_map(String::into_bytes).boxed(),
+            FieldType::Long | FieldType::Double => any::<[u8; 8]>().prop_map(Vec::from).boxed(),
+            FieldType::Integer => any::<[u8; 4]>().prop_map(Vec::from).boxed(),
+        };
+        proptest::option::of(bytes)
+    }
+
+    fn case() -> impl Strategy<Value = (FieldForm, Option<Vec<u8>>)> {
+        use FieldType::{Bytes, Double, Integer, Long, Text};
+        let ty = prop_oneof![Just(Bytes), Just(Text), Just(Long), Just(Integer), Just(Double)];
+        (ty, any::<bool>(), any::<bool>()).prop_flat_map(|(ty, prefixed, inner_prefixed)| {
+            let form = FieldForm { ty, nullable: true, prefixed, inner_prefixed };
+            (Just(form), field(ty))
+        })
+    }
+
+    proptest! {
+        /// What is read is written as it was, whichever way coders put lengths.
+        #[test]
+        fn a_record_that_is_read_and_written_is_the_same((key_form, key) in case(), (value_form, value) in case(), cut: usize) {
+            let element = ReadElement::KeyValue { key: key_form, value: value_form };
+            let bytes = encoded(&element, &record(key.as_deref(), value.as_deref())).unwrap();
+            let element = WriteElement::KeyValue { key: key_form, value: value_form };
+            let written = element.decode(&bytes, &RowType::default()).unwrap();
+            prop_assert_eq!(written.key.as_deref(), key.as_deref());
+            prop_assert_eq!(written.value.as_deref(), value.as_deref());
+            prop_assert!(element.decode(&bytes[..cut % bytes.len()], &RowType::default()).is_err());
+        }
+    }
+}

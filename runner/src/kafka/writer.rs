@@ -1,0 +1,266 @@
+//! Writes records on a thread of its own: at least once, or in transactions ([`super::transactions`]).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use super::client::{Context, Undelivered, Warn};
+use super::config;
+use super::record::{WriteElement, WriteRecord};
+use super::spec::KafkaWrite;
+use super::transactions::{Recovery, Transactions};
+use crate::element::{Batch, ElementCoder, ElementError, FrozenQueue};
+use crate::row::RowType;
+
+/// Batches that may wait to be written.
+const BATCHES_WAITING: usize = 2;
+/// How long is waited for librdkafka at once. Its `flush` takes a tenth of a second at the least.
+const POLL: Duration = Duration::from_millis(1);
+/// How long nothing may be there to be written before callbacks are served all the same.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// What a writer is to do.
+pub(crate) struct WriterTask {
+    /// What is written, and how its elements are encoded.
+    pub(crate) form: WrittenForm,
+    /// What an earlier attempt may have left: it is settled first.
+    pub(crate) recoveries: Vec<Recovery>,
+    /// Exactly once. None: at least once.
+    pub(crate) transactions: Option<TransactionTask>,
+}
+
+/// Why records are not written.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum WriteError {
+    /// What reached the writer is no record.
+    #[error("an element that is to be written to Kafka does not match its coder: {0}")]
+    Malformed(#[from] ElementError),
+    /// Brokers did not take it.
+    #[error(transparent)]
+    Undelivered(#[from] Undelivered),
+}
+
+/// Elements that are records.
+#[derive(Clone)]
+pub(crate) struct WrittenForm {
+    pub(crate) write: KafkaWrite,
+    pub(crate) element: WriteElement,
+    pub(crate) coder: ElementCoder,
+}
+
+/// See [`WriterTask::transactions`].
+pub(crate) struct TransactionTask {
+    /// The `transactional.id`.
+    pub(crate) id: String,
+    /// The epoch that the job starts from.
+    pub(crate) first_epoch: u64,
+}
+
+/// Orders to a writer.
+pub(crate) enum ToWriter {
+    /// Write these, at least once.
+    Write(Batch),
+    /// Write the records of a checkpoint that is durable, in one transaction.
+    WriteEpoch { epoch: u64, records: Vec<FrozenQueue> },
+}
+
+/// What a writer tells.
+#[derive(Debug)]
+pub(crate) enum FromWriter {
+    /// What an earlier attempt left is settled, and a `transactional.id` is the writer's own.
+    Ready,
+    /// The records of the checkpoint that was ordered are in Kafka.
+    Written,
+    /// It cannot go on. In words for the job's owner.
+    Failed(String),
+}
+
+/// A running writer. It ends when this is dropped.
+pub(crate) struct Writer {
+    orders: Sender<ToWriter>,
+    told: Receiver<FromWriter>,
+    done: Arc<AtomicU64>,
+    _thread: JoinHandle<()>,
+}
+
+impl Writer {
+    /// Starts it. `wake` is called whenever something has become of what was ordered.
+    pub(crate) fn start(
+        task: WriterTask,
+        warn: Warn,
+        wake: impl Fn() + Send + Sync + 'static,
+    ) -> std::io::Result<Writer> {
+        let (orders, taken) = crossbeam_channel::bounded(BATCHES_WAITING);
+        let (tell, told) = crossbeam_channel::unbounded();
+        let done = Arc::new(AtomicU64::new(0));
+        let of_thread = Arc::clone(&done);
+        let thread = std::thread::Builder::new().name("kafka-write".into()).spawn(move || {
+            let tell = |what| {
+                // Fails only when nobody waits any more.
+                let _ = tell.send(what);
+                wake();
+            };
+            let WriterTask { form, recoveries, transactions } = task;
+            let settled = recoveries.into_iter().try_for_each(|left| Transactions::settle(&form, left, &warn));
+            let ended = settled.and_then(|()| match transactions {
+                None => {
+                    tell(FromWriter::Ready);
+                    at_least_once(&form, &warn, &taken, &of_thread, &wake)
+                }
+                Some(transactions) => in_transactions(&form, transactions, &warn, &taken, &tell),
+            });
+            if let Err(message) = ended {
+                tell(FromWriter::Failed(message));
+            }
+        })?;
+        Ok(Writer { orders, told, done, _thread: thread })
+    }
+
+    /// Takes an order, or gives it back while earlier ones are not worked off.
+    pub(crate) fn order(&self, order: ToWriter) -> Option<ToWriter> {
+        // Where the thread has ended, it has said why.
+        self.orders.try_send(order).err().map(crossbeam_channel::TrySendError::into_inner)
+    }
+
+    /// What it has told.
+    pub(crate) fn told(&self) -> Option<FromWriter> {
+        self.told.try_recv().ok()
+    }
+
+    /// Records that brokers have acknowledged, of those that are written at least once.
+    pub(crate) fn done(&self) -> u64 {
+        self.done.load(Ordering::Acquire)
+    }
+}
+
+fn at_least_once(
+    form: &WrittenForm,
+    warn: &Warn,
+    orders: &Receiver<ToWriter>,
+    done: &AtomicU64,
+    wake: &dyn Fn(),
+) -> Result<(), String> {
+    let configured = config::producer(&form.write.producer_config).map_err(|error| error.to_string())?;
+    let producer: BaseProducer<Context> = configured
+        .create_with_context(Context::new(Arc::clone(warn)))
+        .map_err(|error| config::refused(error).to_string())?;
+    let row = form.element.row_type();
+    let progress = || {
+        let deliveries = producer.context().deliveries();
+        if let Some(failure) = &deliveries.failure {
+            return Err(failure.to_string());
+        }
+        let all = producer.in_flight_count() == 0;
+        if done.swap(deliveries.done, Ordering::Release) != deliveries.done && all {
+            wake();
+        }
+        Ok(())
+    };
+    loop {
+        let wait = if producer.in_flight_count() > 0 { POLL } else { IDLE };
+        match orders.recv_timeout(wait) {
+            Ok(ToWriter::Write(batch)) => {
+                write(&producer, form, &row, &batch).map_err(|error| error.to_string())?;
+                // There is room for another.
+                wake();
+            }
+            Ok(ToWriter::WriteEpoch { .. }) => return Err("a transaction was asked of a writer without".to_owned()),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+        producer.poll(Duration::ZERO);
+        progress()?;
+    }
+}
+
+fn in_transactions(
+    form: &WrittenForm,
+    task: TransactionTask,
+    warn: &Warn,
+    orders: &Receiver<ToWriter>,
+    tell: &dyn Fn(FromWriter),
+) -> Result<(), String> {
+    let TransactionTask { id, first_epoch } = task;
+    let mut transactions = Transactions::begin(form, id, first_epoch, warn)?;
+    tell(FromWriter::Ready);
+    loop {
+        match orders.recv_timeout(IDLE) {
+            Ok(ToWriter::WriteEpoch { epoch, records }) => {
+                transactions.write(epoch, &records)?;
+                tell(FromWriter::Written);
+            }
+            Ok(ToWriter::Write(_)) => return Err("a record without a transaction".to_owned()),
+            Err(RecvTimeoutError::Timeout) => transactions.poll(),
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+    }
+}
+
+/// Gives the records of a batch to a producer, and waits while it has too many.
+pub(super) fn write(
+    producer: &BaseProducer<Context>,
+    form: &WrittenForm,
+    row: &RowType,
+    batch: &Batch,
+) -> Result<(), WriteError> {
+    for element in batch.elements() {
+        let view = form.coder.parse(element)?;
+        let record = form.element.decode(view.value, row)?;
+        send(producer, record.topic.as_deref().unwrap_or(&form.write.topic), &record)?;
+    }
+    Ok(())
+}
+
+fn send(producer: &BaseProducer<Context>, topic: &str, record: &WriteRecord<'_>) -> Result<(), Undelivered> {
+    let mut sent: BaseRecord<'_, [u8], [u8], ()> = BaseRecord::to(topic);
+    if let Some(key) = &record.key {
+        sent = sent.key(key);
+    }
+    if let Some(value) = &record.value {
+        sent = sent.payload(value);
+    }
+    if let Some(headers) = &record.headers {
+        let all = headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |all, header| {
+            all.insert(Header { key: &header.key, value: header.value })
+        });
+        sent = sent.headers(all);
+    }
+    if let Some(partition) = record.partition {
+        sent = sent.partition(partition);
+    }
+    if let Some(timestamp) = record.timestamp {
+        sent = sent.timestamp(timestamp);
+    }
+    loop {
+        match producer.send(sent) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                sent = back;
+                producer.poll(POLL);
+                if let Some(failure) = &producer.context().deliveries().failure {
+                    return Err(failure.clone());
+                }
+            }
+            Err((error, _)) => return Err(Undelivered::new(topic, &error)),
+        }
+    }
+}
+
+/// Waits until everything is acknowledged that a producer was given.
+pub(super) fn drain(producer: &BaseProducer<Context>) -> Result<(), WriteError> {
+    loop {
+        if let Some(failure) = &producer.context().deliveries().failure {
+            return Err(failure.clone().into());
+        }
+        if producer.in_flight_count() == 0 {
+            return Ok(());
+        }
+        producer.poll(POLL);
+    }
+}
