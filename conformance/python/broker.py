@@ -193,8 +193,40 @@ class Broker:
 
   def add_partitions(self, name, partitions):
     """A topic has so many now."""
-    self._admin().create_partitions([admin.NewPartitions(name, partitions)], operation_timeout=LIMIT)[name].result()
-    self.end_offsets(name)
+    client = self._admin()
+    client.create_partitions([admin.NewPartitions(name, partitions)], operation_timeout=LIMIT)[name].result()
+    wait_for('%d partitions' % partitions, lambda: len(self.end_offsets(name)) == partitions)
+
+  def delete_records(self, topic, partition, before):
+    """Removes the first records of a partition, as retention does."""
+    client = self._admin()
+    at = confluent_kafka.TopicPartition(topic, partition, before)
+    client.delete_records([at], operation_timeout=LIMIT)[at].result()
+
+  def delete_group(self, group):
+    """Forgets its offsets, as brokers do after `offsets.retention.minutes`."""
+    client = self._admin()
+    client.delete_consumer_groups([group])[group].result()
+
+  def groups(self):
+    """The groups that have offsets."""
+    client = self._admin()
+    return [group.group_id for group in client.list_consumer_groups().result().valid]
+
+  def fence(self, transactional_id):
+    """Becomes the producer with this id, and leaves."""
+    producer = confluent_kafka.Producer(self._options(transactional_id=transactional_id))
+    producer.init_transactions(LIMIT)
+
+  def abort(self, topic, records):
+    """Writes records in a transaction, which is then aborted."""
+    producer = confluent_kafka.Producer(self._options(transactional_id='aborted'))
+    producer.init_transactions(LIMIT)
+    producer.begin_transaction()
+    for key, value in records:
+      producer.produce(topic, key=key, value=value)
+    producer.flush(LIMIT)
+    producer.abort_transaction(LIMIT)
 
   def delete_topic(self, name):
     client = self._admin()
@@ -262,17 +294,20 @@ class Broker:
   def read(self, topic, count, limit=LIMIT, isolation=COMMITTED):
     """All records, by partition and offset, as soon as there are so many."""
     records = []
+    # Offsets are passed, not counted: those of markers and of aborted and compacted records have no record.
+    reached = {}
+    until = time.monotonic() + limit
     with self._consumer(isolation_level=isolation, enable_partition_eof=True, enable_auto_commit=False,
                         auto_offset_reset='error', fetch_wait_max_ms=20) as consumer:
-      partitions = self._partitions(consumer, topic)
-      for partition in partitions:
-        partition.offset = confluent_kafka.OFFSET_BEGINNING
-      consumer.assign(partitions)
-      # Offsets are passed, not counted: those of markers and of aborted and compacted records have no record.
-      reached = {partition.partition: 0 for partition in partitions}
-      until = time.monotonic() + limit
       while True:
         ends = self.end_offsets(topic, isolation)
+        added = [partition for partition in ends if partition not in reached]
+        if added:
+          reached.update((partition, 0) for partition in added)
+          with contextlib.suppress(confluent_kafka.KafkaException):
+            consumer.list_topics(timeout=1)  # Else it takes half a second to find out who leads.
+          begin = confluent_kafka.OFFSET_BEGINNING
+          consumer.incremental_assign([confluent_kafka.TopicPartition(topic, partition, begin) for partition in added])
         while any(reached[partition] < end for partition, end in ends.items()):
           if time.monotonic() > until:
             raise service.NeverCame('the end of %s, for %d s: %s of %s' % (topic, limit, reached, ends))
@@ -280,11 +315,11 @@ class Broker:
             reached[message.partition()] = passed(message)
             if not message.error():
               records.append(record_of(message))
-        if len(records) >= count:
-          found = [record for record in records if record.offset < ends[record.partition]]
+        found = [record for record in records if record.offset < ends[record.partition]]
+        if len(found) >= count:
           return sorted(found, key=lambda record: (record.partition, record.offset))
         if time.monotonic() > until:
-          raise service.NeverCame('%d records in %s, for %d s: %d' % (count, topic, limit, len(records)))
+          raise service.NeverCame('%d records in %s, for %d s: %d' % (count, topic, limit, len(found)))
         time.sleep(0.02)
 
 

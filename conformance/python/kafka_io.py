@@ -1,4 +1,5 @@
-"""Kafka as a source and a sink, on a real broker: FERROBEAM is the program, KAFKA_JARS the folder of the broker's jars.
+"""Kafka as a source and a sink, on a real broker: FERROBEAM is the program, KAFKA_JARS the folder of the broker's jars, GO_KAFKA
+Go's program.
 
 Pipelines are written with the SDK's own transforms, and expanded by the service. When something is killed is random, from
 a seed that is printed; DURABLE_SEED sets it.
@@ -7,6 +8,8 @@ import collections
 import functools
 import os
 import random
+import subprocess
+import sys
 import tempfile
 import time
 import unittest
@@ -14,8 +17,9 @@ import unittest
 import apache_beam as beam
 from apache_beam.coders import VarIntCoder
 from apache_beam.io.kafka import ReadFromKafka, WriteToKafka
-from apache_beam.transforms import userstate
+from apache_beam.transforms import managed, userstate
 from apache_beam.transforms.window import FixedWindows
+from apache_beam.utils.subprocess_server import JavaJarServer
 
 import broker
 import kills
@@ -253,7 +257,7 @@ class Refusals(KafkaTest):
 
   def test_property_that_is_not_known(self):
     said = self.refused(lambda pipeline: pipeline | self.read(config={'no.such.property': '1'}.items()))
-    self.assertIn('the property no.such.property is not accepted by librdkafka', said)
+    self.assertIn('the property no.such.property is not accepted', said)
 
   def test_topics_that_are_letters(self):
     said = self.refused(lambda pipeline: pipeline | self.read(topics='words'))
@@ -306,6 +310,98 @@ class Writes(KafkaTest):
       h = (h ^ int.from_bytes(rest, 'little')) * m & mask
     h = (h ^ h >> 13) * m & mask
     return (h ^ h >> 15) & 0x7fffffff
+
+
+# A program of a user's, which says nothing of expansion services, nor `with`.
+PYTHON = '''
+import sys
+import apache_beam as beam
+from apache_beam.io.kafka import ReadFromKafka, WriteToKafka
+from apache_beam.options.pipeline_options import PipelineOptions
+
+bootstrap, source, sink = sys.argv[1:4]
+pipeline = beam.Pipeline(options=PipelineOptions(sys.argv[4:]))
+config = {"bootstrap.servers": bootstrap, "auto.offset.reset": "earliest"}
+(pipeline | ReadFromKafka(config, [source], max_num_records=10)
+ | beam.MapTuple(lambda key, value: (key, value + b"!")).with_output_types(tuple[bytes, bytes])
+ | WriteToKafka({"bootstrap.servers": bootstrap}, sink))
+pipeline.run().wait_until_finish()
+'''
+
+YAML = '''
+pipeline:
+  type: chain
+  transforms:
+    - type: ReadFromKafka
+      config: {topic: SOURCE, format: RAW, bootstrap_servers: BOOTSTRAP, auto_offset_reset_config: earliest,
+               max_read_time_seconds: 3}
+    - type: WriteToKafka
+      config: {topic: SINK, format: RAW, bootstrap_servers: BOOTSTRAP}
+'''
+
+
+class Clients(KafkaTest):
+  """Programs of users, as they are."""
+
+  def program(self, *command, **environment):
+    ended = subprocess.run(command, timeout=service.LIMIT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                           env={**os.environ, **environment})
+    self.assertEqual(ended.returncode, 0, ended.stdout[-2000:])
+
+  def run_by_ferrobeam(self, *command, **environment):
+    """With no Java to be found."""
+    no_java = {'PATH': os.path.join(self.folder, 'nothing'), 'JAVA_HOME': '', **environment}
+    self.program(os.environ['FERROBEAM'], 'run', '--', sys.executable, *command, **no_java)
+
+  def test_python_by_ferrobeam_run(self):
+    self.topics()
+    self.broker.produce(self.source, [(b'k', b'%d' % i) for i in range(10)])
+    program = os.path.join(self.folder, 'program.py')
+    with open(program, 'w') as file:
+      file.write(PYTHON)
+    self.run_by_ferrobeam(program, self.broker.bootstrap, self.source, self.sink)
+    self.assertEqual([record.value for record in self.broker.read(self.sink, 10)], [b'%d!' % i for i in range(10)])
+
+  def test_yaml_by_ferrobeam_run(self):
+    self.topics()
+    self.broker.produce(self.source, [(b'k', b'%d' % i) for i in range(10)])
+    program = os.path.join(self.folder, 'pipeline.yaml')
+    words = {'SOURCE': self.source, 'SINK': self.sink, 'BOOTSTRAP': self.broker.bootstrap}
+    with open(program, 'w') as file:
+      file.write(functools.reduce(lambda yaml, word: yaml.replace(*word), words.items(), YAML))
+    self.run_by_ferrobeam('-m', 'apache_beam.yaml.main', '--yaml_pipeline_file=%s' % program)
+    self.assertEqual([record.value for record in self.broker.read(self.sink, 10)], [b'%d' % i for i in range(10)])
+
+  def test_a_sitecustomize_of_the_users_own_runs(self):
+    os.makedirs(os.path.join(self.folder, 'site'))
+    with open(os.path.join(self.folder, 'site', 'sitecustomize.py'), 'w') as file:
+      file.write('import os; os.environ["SEEN"] = "yes"')
+    check = 'import os, sitecustomize; assert os.environ["SEEN"] == "yes" and "site" in sitecustomize.__file__'
+    self.run_by_ferrobeam('-c', check, PYTHONPATH=os.path.join(self.folder, 'site'))
+
+  def test_go(self):
+    self.topics()
+    self.broker.produce(self.source, [(b'k', b'%d' % i) for i in range(10)] + [(None, b'n'), (b'', b'e'), (b't', None)])
+    self.program(
+        os.environ['GO_KAFKA'], '--runner=universal', '--endpoint=%s' % self.service.endpoint,
+        '--environment_type=LOOPBACK', '--expansion_addr=%s' % self.service.expansion,
+        '--bootstrap=%s' % self.broker.bootstrap, '--from=%s' % self.source, '--to=%s' % self.sink, '--records=13')
+    expected = [(b'k', b'%d!' % i) for i in range(10)] + [(b'', b'n!'), (b'', b'e!'), (b't', b'!')]
+    self.assertEqual([(record.key, record.value) for record in self.broker.read(self.sink, 13)], expected)
+
+  def test_managed(self):
+    self.topics()
+    self.broker.produce(self.source, [(b'k', b'%d' % i) for i in range(10)])
+    config = {'bootstrap_servers': self.broker.bootstrap, 'format': 'STRING'}
+    with JavaJarServer.beam_services({'sdks:java:io:expansion-service:shadowJar': self.service.expansion}):
+      def build(pipeline):
+        read = managed.Read(managed.KAFKA, config=dict(
+            config, topic=self.source, auto_offset_reset_config='earliest', max_read_time_seconds=3))
+        changed = pipeline | read | beam.Map(lambda row: beam.Row(payload=str(row.payload) + '!'))
+        return changed | managed.Write(managed.KAFKA, config=dict(config, topic=self.sink))
+
+      self.run_bounded(build)
+    self.assertEqual([record.value for record in self.broker.read(self.sink, 10)], [b'%d!' % i for i in range(10)])
 
 
 class Durable(KafkaTest):
@@ -394,20 +490,251 @@ class Durable(KafkaTest):
     third = len(sent) // 3
     job = self.start(self.copy, '--parallelism=4')
     for parallelism in (1, 3):
+      # The second job is asked as it starts, before its first checkpoint.
       self.broker.produce(self.source, sent[:third])
-      sent_before = sent[:third]
       job = self.rescale(job, parallelism)
       sent = sent[third:]
-      self.assertTrue(sent_before)
     self.broker.produce(self.source, sent)
     self.check_exactly_once(job, self.numbers(1500))
 
-  def rescale(self, job, parallelism):
-    """A new job goes on from a savepoint of this one, which is cancelled at once after that."""
-    path = self.service.run('savepoint', job.result._job_id).strip()
-    job.cancel()
+  def test_what_a_job_stops_with_is_in_the_topic(self):
+    """Also where no job ever goes on from the savepoint."""
+    self.topics()
+    sent = self.numbers(100)
+    job = self.start(self.copy)
+    self.broker.produce(self.source, sent)
+    self.broker.read(self.sink, 1)
+    self.broker.produce(self.source, [(b'late', b'record')])
+    time.sleep(self.random.random() / 5)
+    path = self.service.run('savepoint', '--stop', job.result._job_id).strip()
     job.end()
+    with_path = self.broker.read_all(self.sink)
+    # What is not there, the savepoint has not read: whoever starts from it goes on exactly there.
+    self.check_exactly_once(self.start(self.copy, '--savepoint_path=%s' % path), sent + [(b'late', b'record')])
+    self.assertEqual(self.broker.read_all(self.sink)[:len(with_path)], with_path)
+
+  def rescale(self, job, parallelism):
+    """A new job goes on from the savepoint that this one stops with."""
+    path = self.service.run('savepoint', '--stop', job.result._job_id).strip()
+    self.assertEqual(job.end(), 'CANCELLED')
     return self.start(self.copy, '--parallelism=%d' % parallelism, '--savepoint_path=%s' % path)
+
+
+class Faults(KafkaTest):
+  """What real sources and sinks got wrong, each by name."""
+
+  def make_broker(self):
+    # Everything that brokers do after a while they do soon.
+    soon = {
+        'transaction.abort.timed.out.transaction.cleanup.interval.ms': 200,
+        'transaction.remove.expired.transaction.cleanup.interval.ms': 500, 'log.retention.check.interval.ms': 500,
+    }
+    return self.own_broker(**{**soon, **self.properties.get(self._testMethodName, {})})
+
+  # Of the brokers of single tests.
+  properties = {
+      'test_transactional_id_that_the_broker_forgot': {
+          'transactional.id.expiration.ms': 1500, 'producer.id.expiration.ms': 1500
+      },
+      'test_transaction_timeout_above_the_brokers': {'transaction.max.timeout.ms': 60000},
+  }
+
+  def written(self, count, start=0):
+    """Sends records and waits until they are written."""
+    self.broker.produce(self.source, self.records(count, start), restarts=True)
+    return self.broker.read(self.sink, start + count)
+
+  def records(self, count, start=0):
+    return [(b'k', b'%d' % i) for i in range(start, start + count)]
+
+  def check(self, count):
+    self.broker.read(self.sink, count)
+    time.sleep(1)
+    self.check_numbered(self.records(count), self.broker.read_all(self.sink))
+
+  def transactional_ids(self):
+    """Of sinks: their groups have the same names."""
+    return [group for group in self.broker.groups() if group.startswith('ferrobeam-')]
+
+  def test_transaction_that_took_too_long(self):
+    """The broker ends it: the producer is fenced, and nobody else was there."""
+    self.topics()
+    job = self.start(lambda pipeline: self.copy(pipeline, write=self.write({'transaction.timeout.ms': '1000'}.items())))
+    self.written(10)
+    for at in range(1, 4):
+      # In the middle of whatever it does.
+      self.broker.produce(self.source, self.records(200, 10 + 200 * (at - 1)))
+      time.sleep(self.random.random() / 4)
+      worker, = self.service.workers()
+      os.kill(worker, 19)
+      time.sleep(2.5)
+      os.kill(worker, 18)
+    self.check(610)
+    self.assertFalse(job.over())
+
+  def test_transaction_timeout_above_the_brokers(self):
+    self.topics()
+    write = lambda: self.write({'transaction.timeout.ms': '120000'}.items())
+    job = self.start(lambda pipeline: self.copy(pipeline, write=write()), '--number_of_execution_retries=0')
+    self.assertIn("transaction.timeout.ms is more than the broker's transaction.max.timeout.ms", self.fails(job))
+
+  def test_death_between_the_checkpoint_and_the_transaction(self):
+    """The broker hangs, so that what is durable is not written; then the job process dies."""
+    self.topics()
+    job = self.start(self.copy)
+    self.written(10)
+    self.broker.produce(self.source, self.records(10, 10))
+    time.sleep(0.12)
+    self.broker.pause()
+    time.sleep(0.5)
+    job.kill()
+    time.sleep(0.5)
+    self.broker.wake()
+    self.check(20)
+
+  def test_two_copies_of_a_job(self):
+    """Each of them writes everything once."""
+    self.topics()
+    for _ in range(2):
+      self.start(self.copy)
+    self.broker.produce(self.source, self.records(100))
+    found = [record.value for record in self.broker.read(self.sink, 200)]
+    self.assertEqual(collections.Counter(found), collections.Counter({b'%d %d' % (i, i): 2 for i in range(100)}))
+
+  def test_transaction_that_was_left_open_holds_no_reader_up(self):
+    self.topics()
+    job = self.start(self.copy)
+    self.written(10)
+    self.broker.produce(self.source, self.records(500, 10))
+    job.kill()
+    begun = time.monotonic()
+    self.check(510)
+    self.assertLess(time.monotonic() - begun, 30, 'a transaction without an owner was waited for')
+
+  def test_record_that_is_too_large(self):
+    """A job does not go on over a record that was not written."""
+    self.broker.create_topic(self.source)
+    self.broker.create_topic(self.sink, **{'max.message.bytes': 1000})
+    job = self.start(self.copy, '--number_of_execution_retries=0')
+    self.written(3)
+    self.broker.produce(self.source, [(b'k', self.random.randbytes(2000))])
+    said = self.fails(job)
+    self.assertIn('could not be written', said)
+    self.assertIn(self.sink, said)
+
+  def test_producer_that_is_fenced(self):
+    self.topics()
+    job = self.start(self.copy, '--parallelism=1')
+    self.written(10)
+    transactional_id, = self.transactional_ids()
+    for at in range(1, 4):
+      self.broker.fence(transactional_id)
+      self.written(10, 10 * at)
+    self.check(40)
+    self.assertFalse(job.over())
+
+  def test_epoch_that_the_broker_forgot(self):
+    """Whether what is in doubt was written cannot be known: that is said, and nothing is guessed."""
+    self.topics()
+    job = self.start(self.copy, '--parallelism=1')
+    self.written(10)
+    group, = self.transactional_ids()
+    self.broker.produce(self.source, self.records(10, 10))
+    time.sleep(0.12)
+    self.broker.pause()
+    time.sleep(0.5)
+    self.service.kill()
+    self.broker.wake()
+    self.broker.read_all(self.sink, isolation=broker.COMMITTED)
+    self.broker.delete_group(group)
+    self.service.start()
+    self.service.wait()
+    if job.end() == 'FAILED':
+      self.assertIn('cannot be known: the group %s' % group, job.messages()[-1])
+
+  def test_topic_that_was_made_anew_while_the_job_was_down(self):
+    self.topics()
+    job = self.start(self.copy)
+    self.written(10)
+    path = self.service.run('savepoint', '--stop', job.result._job_id).strip()
+    job.end()
+    self.broker.delete_topic(self.source)
+    self.broker.create_topic(self.source)
+    self.broker.produce(self.source, self.records(5))
+    more = ['--savepoint_path=%s' % path, '--number_of_execution_retries=0']
+    said = self.fails(self.start(self.copy, *more))
+    self.assertIn('ends at offset 5, and the job has read it up to 10', said)
+    self.assertIn('ferrobeam.fail.on.data.loss=false', said)
+    lenient = lambda: self.read(config={'ferrobeam.fail.on.data.loss': 'false'}.items())
+    self.start(lambda pipeline: self.copy(pipeline, lenient()), *more)
+    self.assertEqual([record.value for record in self.broker.read(self.sink, 15)][10:], [b'%d %d' % (i, 10 + i) for i in range(5)])
+
+  def test_topic_that_is_deleted_while_the_job_runs(self):
+    self.topics()
+    job = self.start(self.copy, '--number_of_execution_retries=0')
+    self.written(10)
+    self.broker.delete_topic(self.source)
+    self.assertIn('is not there any more', self.fails(job))
+
+  def test_records_that_retention_removed(self):
+    self.topics()
+    job = self.start(self.copy)
+    self.written(10)
+    path = self.service.run('savepoint', '--stop', job.result._job_id).strip()
+    job.end()
+    self.broker.produce(self.source, self.records(10, 10))
+    self.broker.delete_records(self.source, 0, 15)
+    job = self.start(self.copy, '--savepoint_path=%s' % path, '--number_of_execution_retries=0')
+    self.assertIn('records 10 to 14 were removed before they were read', self.fails(job))
+
+  def test_group_is_told_of_nothing_that_is_not_durable(self):
+    """Its offsets follow checkpoints, which hold what the sink has to write."""
+    self.topics()
+    group = {'group.id': self.source}
+    self.start(lambda pipeline: self.copy(pipeline, self.read(config=group.items(), commit_offset_in_finalize=True)),
+               '--checkpointing_interval=600000')
+    # There is a checkpoint as the job begins to do something, if at all.
+    self.broker.produce(self.source, self.records(10))
+    time.sleep(7)
+    self.assertEqual((self.broker.committed(self.source, self.source), self.broker.read_all(self.sink)), ({}, []))
+
+  def test_idle_job_writes_nothing(self):
+    self.topics()
+    self.start(self.copy)
+    self.written(10)
+    end, checkpoint = self.broker.end_offsets(self.sink), self.service.checkpoint()
+    service.wait_for('more checkpoints', lambda: self.service.checkpoint() > checkpoint + 10)
+    self.assertEqual(self.broker.end_offsets(self.sink), end)
+
+  def test_transactional_id_that_the_broker_forgot(self):
+    self.topics()
+    job = self.start(self.copy)
+    self.written(10)
+    time.sleep(5)
+    self.written(10, 10)
+    self.check(20)
+    self.assertFalse(job.over())
+
+  def test_no_producer_is_left_behind(self):
+    self.topics()
+    self.start(self.copy)
+    self.written(10)
+    worker, = self.service.workers()
+    threads = lambda: len(os.listdir('/proc/%d/task' % worker))
+    before, checkpoint = threads(), self.service.checkpoint()
+    for at in range(1, 31):
+      self.written(5, 5 + 5 * at)
+    self.assertGreater(self.service.checkpoint(), checkpoint + 20)
+    self.assertLess(threads(), before + 5)
+
+  def test_bounded_read_ends_where_no_record_is(self):
+    """The last offsets are an aborted transaction and its marker."""
+    self.topics()
+    self.broker.produce(self.source, self.records(10))
+    self.broker.abort(self.source, self.records(5, 10))
+    read = lambda: self.read(config={'isolation.level': 'read_committed'}.items(), max_read_time=4)
+    self.run_bounded(lambda pipeline: self.copy(pipeline, read()))
+    self.check_numbered(self.records(10), self.broker.read_all(self.sink))
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
-use crate::tools::{GoKit, JavaKit, python};
+use crate::tools::{GoKit, JavaKit, kafka_jars, python, python_packages};
 
 /// A set of tests that are run, counted and expected together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -26,6 +26,8 @@ pub enum Suite {
     State,
     /// Jobs whose processes are killed come to what they come to undisturbed: only where the run knows the program.
     Durable,
+    /// Kafka as a source and a sink, on real brokers that are killed: only where the run knows the program.
+    Kafka,
     /// What must be refused: malformed submissions, straight to the Job API.
     BadInput,
     /// Beam's examples through `ferrobeam run`: only where the run knows the program.
@@ -34,12 +36,13 @@ pub enum Suite {
 
 impl Suite {
     /// Every suite, in the order in which they run.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::BadInput,
         Self::Launch,
         Self::Model,
         Self::State,
         Self::Durable,
+        Self::Kafka,
         Self::Python,
         Self::PythonUnskipped,
         Self::Go,
@@ -51,7 +54,7 @@ impl Suite {
 
     /// Whether its tests start the program themselves.
     pub fn needs_program(self) -> bool {
-        matches!(self, Self::Launch | Self::Durable)
+        matches!(self, Self::Launch | Self::Durable | Self::Kafka)
     }
 
     /// Its name in reports and file names.
@@ -64,6 +67,7 @@ impl Suite {
             Self::Model => "model",
             Self::State => "state",
             Self::Durable => "durable",
+            Self::Kafka => "kafka",
             Self::BadInput => "bad-input",
             Self::Launch => "launch",
         }
@@ -76,7 +80,7 @@ impl Suite {
         match self {
             Self::Python | Self::PythonUnskipped | Self::Go => cores + 1,
             Self::Java => 4 * cores,
-            Self::Model | Self::State | Self::Durable | Self::BadInput | Self::Launch => cores,
+            Self::Model | Self::State | Self::Durable | Self::Kafka | Self::BadInput | Self::Launch => cores,
         }
     }
 }
@@ -134,6 +138,17 @@ pub fn prepare(suite: Suite, target: &Target, lanes: usize, logs: &Path) -> Resu
         Suite::Durable => {
             python_lanes(&["durable"], target, lanes, logs, vec![("FERROBEAM", program_of(suite, target)?)])
         }
+        Suite::Kafka => {
+            let packages = python_packages(&python(true)?, "confluent-kafka==2.12.2")?;
+            let program = program_of(suite, target)?;
+            let env = vec![
+                ("FERROBEAM", program),
+                ("GO_KAFKA", GoKit::program("kafka")?),
+                ("KAFKA_JARS", kafka_jars()?),
+                ("PYTHONPATH", packages),
+            ];
+            python_lanes(&["kafka_io"], target, lanes, logs, env)
+        }
         Suite::Launch => {
             let program = program_of(suite, target)?;
             let wordcount = GoKit::example("wordcount")?;
@@ -163,7 +178,8 @@ fn python_lanes(
 ) -> Result<(Vec<String>, Driver)> {
     let python = python(true)?;
     let lane = source_dir().join("python/lane.py");
-    let names = lines(Command::new(&python).arg(&lane).arg("--list").args(module), logs)?;
+    let variables = || env.iter().map(|(name, value)| (*name, value.clone()));
+    let names = lines(Command::new(&python).arg(&lane).arg("--list").args(module).envs(variables()), logs)?;
     let target = target.clone();
     let command = move || {
         let mut command = Command::new(&python);

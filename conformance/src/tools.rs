@@ -67,8 +67,8 @@ pub fn python(tests: bool) -> Result<PathBuf> {
 /// A folder of the cache with these packages in it, besides whatever the Python has itself.
 pub fn python_packages(python: &Path, packages: &str) -> Result<PathBuf> {
     let folder = cache::folder("python-packages")?;
-    let recipe = format!("{} {packages}", python.display());
-    cache::once(&folder, "packages", &recipe, || {
+    let recipe = python.display().to_string();
+    cache::once(&folder, packages, &recipe, || {
         let mut pip = Command::new(python);
         pip.args(["-m", "pip", "install", "--quiet", "--upgrade", "--target"]).arg(&folder);
         pip.args(packages.split_whitespace());
@@ -205,6 +205,24 @@ impl JavaKit {
             .args(["-cp", &self.class_path, "Lane"]);
         command
     }
+}
+
+/// The folder of the jars that a Kafka broker is made of, downloaded if they are not there yet.
+pub fn kafka_jars() -> Result<PathBuf> {
+    let pom = source_dir().join("kafka/pom.xml");
+    let folder = cache::folder("kafka")?;
+    let jars = folder.join("lib");
+    cache::once(&folder, "lib", &read(&pom)?, || {
+        if jars.exists() {
+            fs::remove_dir_all(&jars).context("cannot remove the jars of another version")?;
+        }
+        let mut command = Command::new("mvn");
+        command.args(["-B", "-q", "-f"]).arg(&pom).arg("dependency:copy-dependencies");
+        command.arg(format!("-DoutputDirectory={}", jars.display()));
+        say_and_run("downloading a Kafka broker", &mut command)
+            .context("Maven and JDK 17 or newer are needed (Debian: apt-get install maven default-jdk-headless)")
+    })?;
+    Ok(jars)
 }
 
 fn read(path: &Path) -> Result<String> {

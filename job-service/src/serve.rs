@@ -292,8 +292,10 @@ impl Service {
             .prepare();
 
         let (stop, stopped) = watch::channel(false);
-        let servers =
-            [job, artifact, expansion].map(|l| tokio::spawn(serve(l, routes.clone(), stopped.clone()))).into_iter().collect();
+        let servers = [job, artifact, expansion]
+            .map(|l| tokio::spawn(serve(l, routes.clone(), stopped.clone())))
+            .into_iter()
+            .collect();
         let agent = (config.capacity > 0).then(|| {
             let own = AgentConfig {
                 program: config.program.clone(),

@@ -68,7 +68,8 @@ async fn a_job_runs_again_from_its_savepoint() {
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert!(refused.message().contains("cancel it or let it drain first"), "{refused}");
 
-    let path = saving.take(SavepointRequest { job_id: job.clone() }).await.expect("saved").into_inner().path;
+    let path =
+        saving.take(SavepointRequest { job_id: job.clone(), stop: false }).await.expect("saved").into_inner().path;
     let there = list(&mut saving, &job).await;
     assert_eq!(there.iter().map(|saved| (&saved.path, saved.is_savepoint)).collect::<Vec<_>>(), [(&path, true)]);
     assert!(there[0].bytes > 0 && there[0].workers > 0 && there[0].created_millis > 0, "{there:?}");
@@ -114,7 +115,8 @@ async fn an_upgrade_is_checked_and_nothing_runs() {
     let job = running(&mut client, &mut pool).await;
     held(&mut pool).await;
     let mut saving = savepoints(&service).await;
-    let path = saving.take(SavepointRequest { job_id: job.clone() }).await.expect("saved").into_inner().path;
+    let path =
+        saving.take(SavepointRequest { job_id: job.clone(), stop: false }).await.expect("saved").into_inner().path;
 
     // Without a machine nothing could run.
     let mut config = ServiceConfig { capacity: 0, ..config() };

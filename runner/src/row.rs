@@ -347,7 +347,10 @@ mod tests {
 
         let ty = row_of(vec![not_null(Shape::Boolean), ValueType { nullable: true, shape: Shape::Bytes }]);
         for (bytes, row) in [
-            (&b"\x02\x00\x01\x06ab\0\xff\xfe\x01"[..], [Value::Boolean(true), Value::Bytes(b"ab\0\xff\xfe\x01"[..].into())]),
+            (
+                &b"\x02\x00\x01\x06ab\0\xff\xfe\x01"[..],
+                [Value::Boolean(true), Value::Bytes(b"ab\0\xff\xfe\x01"[..].into())],
+            ),
             (&b"\x02\x01\x02\x00"[..], [Value::Boolean(false), Value::Null]),
         ] {
             assert_eq!(ty.decode(bytes).unwrap(), (row.to_vec(), bytes.len()));
@@ -374,7 +377,10 @@ mod tests {
         let mut deep = pb::FieldType { nullable: false, type_info: Some(TypeInfo::AtomicType(3)) };
         for _ in 0..1000 {
             let element_type = Some(Box::new(deep));
-            deep = pb::FieldType { nullable: false, type_info: Some(TypeInfo::ArrayType(Box::new(pb::ArrayType { element_type }))) };
+            deep = pb::FieldType {
+                nullable: false,
+                type_info: Some(TypeInfo::ArrayType(Box::new(pb::ArrayType { element_type }))),
+            };
         }
         schema.fields[0].r#type = Some(deep);
         assert_eq!(RowType::of(&schema).unwrap_err(), "field \"a\" has a type that is unknown here");

@@ -168,7 +168,8 @@ fn descriptors_are_whole_and_hold_nothing_else(name: &str, plan: &Plan) {
 /// What a node reads and gives.
 fn ends(plan: &Plan, node: &Node) -> (Vec<CollectionId>, Vec<CollectionId>) {
     match node {
-        Node::Impulse { output } => (vec![], vec![*output]),
+        Node::Impulse { output } | Node::KafkaRead { output, .. } => (vec![], vec![*output]),
+        Node::KafkaWrite { input, output, .. } => (vec![*input], vec![*output]),
         Node::Flatten { inputs, output } => (inputs.clone(), vec![*output]),
         Node::GroupByKey { input, output, .. } | Node::Redistribute { input, output, .. } => {
             (vec![*input], vec![*output])

@@ -144,6 +144,9 @@ pub(super) struct RunArgs {
     pub(super) sdk: Option<Sdk>,
     #[command(flatten)]
     pub(super) jobs: JobDefaults,
+    /// Leave Kafka's transforms to the SDK's own expansion service, which needs Java
+    #[arg(long)]
+    pub(super) sdk_expansion: bool,
     /// Say nothing about the job, only what the command says
     #[arg(long, short)]
     pub(super) quiet: bool,
@@ -195,6 +198,9 @@ pub(super) struct EndArgs {
 pub(super) struct SavepointArgs {
     #[command(flatten)]
     pub(super) service: Endpoint,
+    /// Stop the job with it: nothing that it would do afterwards happens, so that who starts from it repeats nothing
+    #[arg(long)]
+    pub(super) stop: bool,
     /// The job's id, or the beginning of it
     pub(super) job: String,
 }

@@ -2,6 +2,7 @@
 
 mod args;
 mod client;
+mod expansion;
 mod jobs;
 mod progress;
 mod run;

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::RunArgs;
 use super::client;
+use super::expansion::Expansion;
 use super::progress::Progress;
 use super::sdk::{self, Amended};
 
@@ -26,7 +27,8 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             drop(client::connect(endpoint).await?);
             let amended = sdk::amend(&args.command, sdk, endpoint)?;
             explain(&args, &amended);
-            let mut command = start(&amended)?;
+            let expansion = expansion(&args, endpoint)?;
+            let mut command = start(&amended, &expansion)?;
             let (status, interrupted) = wait(&mut command, || {}).await?;
             if interrupted {
                 eprintln!(
@@ -50,7 +52,8 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 async fn run_embedded(args: &RunArgs, sdk: super::args::Sdk, service: &Service) -> anyhow::Result<ExitCode> {
     let amended = sdk::amend(&args.command, sdk, service.endpoint())?;
     explain(args, &amended);
-    let mut command = start(&amended)?;
+    let expansion = expansion(args, service.endpoint())?;
+    let mut command = start(&amended, &expansion)?;
     let mut progress = (!args.quiet).then(|| Progress::new(service.jobs().clone(), service.endpoint().to_owned()));
     let cancel = || {
         if !args.quiet {
@@ -130,9 +133,14 @@ fn explain(args: &RunArgs, amended: &Amended) {
     eprintln!("ferrobeam: running the command with {}{replaced}", amended.added.join(" "));
 }
 
-pub(super) fn start(amended: &Amended) -> anyhow::Result<Child> {
+/// Whoever serves the Job API expands Kafka's transforms at the same address.
+fn expansion(args: &RunArgs, endpoint: &str) -> anyhow::Result<Expansion> {
+    if args.sdk_expansion { Ok(Expansion::none()) } else { Expansion::by(endpoint) }
+}
+
+pub(super) fn start(amended: &Amended, expansion: &Expansion) -> anyhow::Result<Child> {
     let [program, args @ ..] = amended.command.as_slice() else { anyhow::bail!("there is no command") };
-    let started = Command::new(program).args(args).kill_on_drop(true).spawn();
+    let started = Command::new(program).args(args).envs(expansion.variables.iter().cloned()).kill_on_drop(true).spawn();
     started.with_context(|| format!("cannot start {}", program.to_string_lossy()))
 }
 

@@ -16,13 +16,14 @@ use tonic::transport::Channel;
 
 use super::args::{CheckUpgradeArgs, CheckpointsArgs, Endpoint, RestoreArgs, SavepointArgs};
 use super::client::{channel, connect, find, said};
+use super::expansion::Expansion;
 use super::run::{exit_code, start, wait};
 use super::sdk;
 
 /// Prints the path that another job starts from.
 pub(super) async fn take(args: SavepointArgs) -> anyhow::Result<ExitCode> {
     let (mut client, job_id) = of_job(&args.service, &args.job).await?;
-    let taken = client.take(SavepointRequest { job_id }).await.map_err(said)?.into_inner();
+    let taken = client.take(SavepointRequest { job_id, stop: args.stop }).await.map_err(said)?.into_inner();
     println!("{}", taken.path);
     Ok(ExitCode::SUCCESS)
 }
@@ -132,7 +133,8 @@ pub(super) async fn check(args: CheckUpgradeArgs) -> anyhow::Result<ExitCode> {
     let service = Service::start(config).await?;
     let ended = async {
         let amended = sdk::amend(&args.command, sdk, service.endpoint())?;
-        let mut command = start(&amended)?;
+        let expansion = Expansion::by(service.endpoint())?;
+        let mut command = start(&amended, &expansion)?;
         anyhow::Ok(wait(&mut command, || {}).await?.0)
     }
     .await;

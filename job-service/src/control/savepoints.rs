@@ -32,8 +32,9 @@ impl SavepointService {
 #[tonic::async_trait]
 impl Savepoints for SavepointService {
     async fn take(&self, request: Request<v1::SavepointRequest>) -> Result<Response<v1::SavepointTaken>, Status> {
-        let job = self.job(request.into_inner().job_id)?;
-        let path = self.supervisor.savepoint(job.id()).await.map_err(Status::failed_precondition)?;
+        let v1::SavepointRequest { job_id, stop } = request.into_inner();
+        let job = self.job(job_id)?;
+        let path = self.supervisor.savepoint(job.id(), stop).await.map_err(Status::failed_precondition)?;
         Ok(Response::new(v1::SavepointTaken { path }))
     }
 

@@ -13,6 +13,8 @@ pub(super) struct ExpansionError(pub(super) String);
 /// A row of a client, or a mapping in YAML: a value is taken by its name, and what nobody takes is an error.
 pub(super) struct Configuration {
     values: BTreeMap<String, Setting>,
+    /// Its names begin with capitals.
+    of_go: bool,
 }
 
 /// A value of a configuration.
@@ -59,7 +61,9 @@ impl Setting {
             }
             (Value::Row(values), Shape::Row(ty)) => {
                 let fields = ty.fields.iter().zip(values);
-                Setting::Map(fields.map(|(field, value)| (field.name.clone(), Setting::of(value, &field.ty.shape))).collect())
+                Setting::Map(
+                    fields.map(|(field, value)| (field.name.clone(), Setting::of(value, &field.ty.shape))).collect(),
+                )
             }
             (Value::Array(_) | Value::Map(_) | Value::Row(_), _) => Setting::Null,
         }
@@ -77,12 +81,18 @@ impl Configuration {
         }
         let fields = ty.fields.iter().zip(row);
         let values = fields.map(|(field, value)| (snake(&field.name), Setting::of(value, &field.ty.shape)));
-        Ok(Configuration { values: values.collect() })
+        let of_go = ty.fields.first().is_some_and(|field| field.name.starts_with(|c: char| c.is_ascii_uppercase()));
+        Ok(Configuration { values: values.collect(), of_go })
     }
 
     /// Of a mapping.
     pub(super) fn of_map(values: BTreeMap<String, Setting>) -> Configuration {
-        Configuration { values: values.into_iter().map(|(name, value)| (snake(&name), value)).collect() }
+        Configuration { values: values.into_iter().map(|(name, value)| (snake(&name), value)).collect(), of_go: false }
+    }
+
+    /// Whether Go's SDK has sent it, which names fields as it names those of its structs.
+    pub(super) fn is_of_go(&self) -> bool {
+        self.of_go
     }
 
     fn take(&mut self, name: &str) -> Option<Setting> {

@@ -54,7 +54,10 @@ impl Graph {
         let id = self.id("global-windows");
         let window_coder_id = self.coder("global-window", coder::GLOBAL_WINDOW, Bytes::new(), &[]);
         let strategy = pb::WindowingStrategy {
-            window_fn: Some(pb::FunctionSpec { urn: global_windows_payload::PROPERTIES.to_owned(), payload: Bytes::new() }),
+            window_fn: Some(pb::FunctionSpec {
+                urn: global_windows_payload::PROPERTIES.to_owned(),
+                payload: Bytes::new(),
+            }),
             merge_status: pb::merge_status::Enum::NonMerging.into(),
             window_coder_id,
             trigger: Some(pb::Trigger { trigger: Some(pb::trigger::Trigger::Default(pb::trigger::Default {})) }),

@@ -72,10 +72,12 @@ fn field(name: &str, atomic: pb::AtomicType, nullable: bool) -> pb::Field {
 }
 
 fn properties(name: &str) -> pb::Field {
-    let text = || Some(Box::new(pb::FieldType {
-        nullable: false,
-        type_info: Some(TypeInfo::AtomicType(pb::AtomicType::String.into())),
-    }));
+    let text = || {
+        Some(Box::new(pb::FieldType {
+            nullable: false,
+            type_info: Some(TypeInfo::AtomicType(pb::AtomicType::String.into())),
+        }))
+    };
     let map = pb::MapType { key_type: text(), value_type: text() };
     let ty = pb::FieldType { nullable: true, type_info: Some(TypeInfo::MapType(Box::new(map))) };
     pb::Field { name: name.to_owned(), r#type: Some(ty), ..Default::default() }
@@ -140,7 +142,10 @@ fn kafka_read(mut from: Configuration) -> Result<Read, ExpansionError> {
     }
     let format = format(&mut from)?;
     for name in ["confluent_schema_registry_url", "confluent_schema_registry_subject"] {
-        from.refuse(name, "schema registries are not known here yet; read the format RAW and decode it in the pipeline")?;
+        from.refuse(
+            name,
+            "schema registries are not known here yet; read the format RAW and decode it in the pipeline",
+        )?;
     }
     from.refuse("error_handling", "nothing can fail in the formats that are known here")?;
     from.refuse("offset_deduplication", "records are read exactly once as it is")?;

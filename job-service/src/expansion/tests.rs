@@ -99,7 +99,10 @@ fn a_read_is_one_leaf_of_the_runners_own() {
     assert!(ids.chain(components.coders.keys().filter(|id| *id != "theirs")).all(|id| id.starts_with("ns")));
     let output = &components.pcollections[&transform.outputs["output"]];
     assert_eq!(output.is_bounded(), pb::is_bounded::Enum::Bounded);
-    assert_eq!(components.coders[&output.coder_id].spec.as_ref().unwrap().urn, "beam:coder:kv:v1");
+    let coder = |id: &str| components.coders[id].spec.as_ref().unwrap().urn.clone();
+    assert_eq!(coder(&output.coder_id), "beam:coder:kv:v1");
+    // Go knows no null.
+    assert_eq!(coder(&components.coders[&output.coder_id].component_coder_ids[0]), "beam:coder:bytes:v1");
 }
 
 #[test]

@@ -33,6 +33,7 @@ pub(super) struct Read {
 
 /// Of `kafka_read_with_metadata:v1` and `kafka_read_without_metadata:v1`.
 pub(super) fn read(mut from: Configuration, with_metadata: bool) -> Result<Read, ExpansionError> {
+    let null_is_empty = from.is_of_go();
     let consumer_config = from.properties("consumer_config")?;
     let topics = from.texts("topics")?;
     let (key, value) = (from.text("key_deserializer")?, from.text("value_deserializer")?);
@@ -41,7 +42,9 @@ pub(super) fn read(mut from: Configuration, with_metadata: bool) -> Result<Read,
         (false, key, value) => ReadForm::KeyValue { key, value },
         (true, FieldType::Bytes, FieldType::Bytes) => ReadForm::Metadata,
         (true, ..) => {
-            return Err(ExpansionError("with_metadata gives keys and values as bytes: leave out the deserializers".to_owned()));
+            return Err(ExpansionError(
+                "with_metadata gives keys and values as bytes: leave out the deserializers".to_owned(),
+            ));
         }
     };
     from.refuse("consumer_factory_fn_class", "it names a Java class; set what it would as properties of the consumer")?;
@@ -57,6 +60,7 @@ pub(super) fn read(mut from: Configuration, with_metadata: bool) -> Result<Read,
     let read = KafkaRead {
         topics,
         topic_pattern: None,
+        null_is_empty: null_is_empty && matches!(form, ReadForm::KeyValue { .. }),
         form,
         start_time: from.integer("start_read_time")?,
         stop_time: None,
@@ -103,7 +107,9 @@ pub(super) fn write(mut from: Configuration, with_headers: bool) -> Result<Kafka
         (false, key, value) => WriteForm::KeyValue { key, value },
         (true, FieldType::Bytes, FieldType::Bytes) => WriteForm::Headers,
         (true, ..) => {
-            return Err(ExpansionError("with_headers takes keys and values as bytes: leave out the serializers".to_owned()));
+            return Err(ExpansionError(
+                "with_headers takes keys and values as bytes: leave out the serializers".to_owned(),
+            ));
         }
     };
     from.end()?;
@@ -161,7 +167,11 @@ pub(super) fn expand_read(graph: &mut Graph, read: &Read) -> Result<pb::PTransfo
     let Read { read, spread } = read;
     let coder_id = match &read.form {
         ReadForm::KeyValue { key, value } => {
-            let (key, value) = (nullable(graph, "key", *key), nullable(graph, "value", *value));
+            let (key, value) = if read.null_is_empty {
+                (plain(graph, "key", *key), plain(graph, "value", *value))
+            } else {
+                (nullable(graph, "key", *key), nullable(graph, "value", *value))
+            };
             graph.coder("kv", coder::KV, Bytes::new(), &[&key, &value])
         }
         ReadForm::Metadata => graph.row_coder("record", &metadata_schema()),
@@ -170,9 +180,7 @@ pub(super) fn expand_read(graph: &mut Graph, read: &Read) -> Result<pb::PTransfo
     let payload = payload(read)?;
     let records = graph.collection("records", coder_id.clone(), read.is_bounded());
     match spread {
-        Spread::No => {
-            Ok(pb::PTransform { outputs: end(OUTPUT, &records), ..graph.transform("", READ_URN, payload) })
-        }
+        Spread::No => Ok(pb::PTransform { outputs: end(OUTPUT, &records), ..graph.transform("", READ_URN, payload) }),
         Spread::Arbitrarily => {
             let leaf = pb::PTransform { outputs: end(OUTPUT, &records), ..graph.transform("Read", READ_URN, payload) };
             let leaf = graph.part("read", leaf);
@@ -192,14 +200,18 @@ pub(super) fn expand_read(graph: &mut Graph, read: &Read) -> Result<pb::PTransfo
     }
 }
 
-fn nullable(graph: &mut Graph, name: &str, ty: FieldType) -> String {
+fn plain(graph: &mut Graph, name: &str, ty: FieldType) -> String {
     let urn = match ty {
         FieldType::Bytes => coder::BYTES,
         FieldType::Text => coder::STRING_UTF8,
         FieldType::Long | FieldType::Integer => coder::VARINT,
         FieldType::Double => coder::DOUBLE,
     };
-    let inner = graph.coder(name, urn, Bytes::new(), &[]);
+    graph.coder(name, urn, Bytes::new(), &[])
+}
+
+fn nullable(graph: &mut Graph, name: &str, ty: FieldType) -> String {
+    let inner = plain(graph, name, ty);
     graph.coder(&format!("{name}-or-null"), coder::NULLABLE, Bytes::new(), &[&inner])
 }
 

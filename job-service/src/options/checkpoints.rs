@@ -118,6 +118,7 @@ mod tests {
             ("min_pause_between_checkpoints", "18"),
             ("num_concurrent_checkpoints", "3"),
             ("fail_on_checkpointing_errors", "false"),
+            ("checkpointing_mode", "AT_LEAST_ONCE"),
             ("ferrobeam_retained_checkpoints", "5"),
             ("transform_name_mapping", "{\"a/b\": \"c\"}"),
         ];
@@ -130,6 +131,7 @@ mod tests {
             storage: None,
             start_from: None,
             allow_non_restored_state: false,
+            at_least_once: true,
             externalized: false,
             retained_on_cancellation: false,
             renamed: [("a/b".to_owned(), "c".to_owned())].into(),

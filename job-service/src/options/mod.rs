@@ -340,6 +340,7 @@ mod tests {
             let given = match entry.kind {
                 Kind::Flag(default) => Json::BoolValue(!default),
                 Kind::Text(_) if entry.name == "state_backend" => text("rocksdb"),
+                Kind::Text(_) if entry.name == "checkpointing_mode" => text("AT_LEAST_ONCE"),
                 Kind::Text(_) if entry.name == "savepoint_path" => text(&format!("{folder}/job-1")),
                 Kind::Text(_) if entry.name == "state_backend_storage_path" => text(&folder),
                 Kind::Text(_) if entry.name == "transform_name_mapping" => text("{\"old\": \"new\"}"),

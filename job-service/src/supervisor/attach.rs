@@ -34,8 +34,8 @@ impl Live {
     }
 
     /// Passes the wish on to the job's task; false if that is gone.
-    pub(super) fn ask_for_savepoint(&self, answer: Answer) -> bool {
-        self.signals.send(Signal::SavepointAsked { answer }).is_ok()
+    pub(super) fn ask_for_savepoint(&self, answer: Answer, stop: bool) -> bool {
+        self.signals.send(Signal::SavepointAsked { answer, stop }).is_ok()
     }
 }
 

@@ -57,6 +57,8 @@ pub(super) enum Signal {
     /// Somebody wants a savepoint.
     SavepointAsked {
         answer: Answer,
+        /// The job is to stop with it.
+        stop: bool,
     },
     /// The process is gone. That its connection is gone says less: one that lost the service ends by itself.
     Ended {
@@ -269,6 +271,12 @@ impl Attempt {
                 Todo::Tell(order) => self.tell_all(&order),
                 Todo::Warn(text) => self.job.say(Message::now(Importance::Warning, text)),
                 Todo::Fail(why) => failed = Some(why),
+                Todo::Stop => {
+                    if self.job.enter(State::Cancelling) {
+                        self.job.say(Message::now(Importance::Basic, "the job stops with its savepoint".to_owned()));
+                        self.job.cancel();
+                    }
+                }
             }
         }
         failed
@@ -311,10 +319,10 @@ impl Attempt {
             Signal::SaveFailed { index, epoch, why } => {
                 self.checkpointed(checkpoints, Event::SaveFailed { process: index, epoch, why }, phase)
             }
-            Signal::SavepointAsked { answer } => match checkpoints {
+            Signal::SavepointAsked { answer, stop } => match checkpoints {
                 Some(kept) => {
-                    kept.ask_for_savepoint(answer);
-                    self.checkpointed(checkpoints, Event::SavepointAsked, phase)
+                    kept.ask_for_savepoint(answer, stop);
+                    self.checkpointed(checkpoints, Event::SavepointAsked { stop }, phase)
                 }
                 None => {
                     let why = "the job takes no checkpoints: give it the option checkpointing_interval".to_owned();

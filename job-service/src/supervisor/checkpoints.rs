@@ -131,6 +131,8 @@ pub(super) struct Checkpoints {
     awaited: Vec<Answer>,
     /// Savepoints that were taken. They stay.
     savepoints: u64,
+    /// Who waits for a savepoint wants the job to stop with it.
+    stops: bool,
     /// Where the files are that it begins with, if they are another job's.
     restore_url: String,
 }
@@ -154,6 +156,8 @@ pub(super) enum Todo {
     Warn(String),
     /// The attempt cannot go on.
     Fail(String),
+    /// The job ends with its savepoint.
+    Stop,
 }
 
 impl Checkpoints {
@@ -191,6 +195,7 @@ impl Checkpoints {
             asked: Vec::new(),
             awaited: Vec::new(),
             savepoints: 0,
+            stops: false,
         };
         (checkpoints, remarks)
     }
@@ -233,14 +238,24 @@ impl Checkpoints {
     /// Takes an event of an attempt, and returns what it is to do about it.
     pub(super) fn step(&mut self, generation: Generation, event: Event<Vec<Part>>) -> Vec<Todo> {
         let now = u64::try_from(self.zero.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let over = matches!(event, Event::Stop | Event::ProcessLost | Event::Started { .. });
+        let starts = matches!(event, Event::Started { .. });
+        let over = starts || matches!(event, Event::Stop | Event::ProcessLost);
         if over {
             let why = "the job ended, or lost a process, before it had saved its state: ask again".to_owned();
-            self.awaited.append(&mut self.asked);
+            if !starts {
+                self.awaited.append(&mut self.asked);
+            }
             self.answer(&Err(why));
         }
+        if self.asked.is_empty() && self.awaited.is_empty() {
+            self.stops = false;
+        }
         self.wake = None;
-        let decisions = self.coordinator.step(now, event);
+        let mut decisions = self.coordinator.step(now, event);
+        // Asked for while the attempt was being started: it is there to save now.
+        if starts && !self.asked.is_empty() {
+            decisions.extend(self.coordinator.step(now, Event::SavepointAsked { stop: self.stops }));
+        }
         // Of what fails the attempt the attempt speaks.
         let told = !over && !decisions.iter().any(|decision| matches!(decision, Decision::FailJob { .. }));
         let mut todo = Vec::new();
@@ -294,6 +309,7 @@ impl Checkpoints {
                 tokio::spawn(async move { manifests.discard(job, retained).await });
             }
             Decision::FailJob { why } => todo.push(Todo::Fail(why)),
+            Decision::StopJob => todo.push(Todo::Stop),
             // Beyond what a clock can show, it is never.
             Decision::WakeAt { time } => self.wake = self.zero.checked_add(Duration::from_millis(time)),
         }
@@ -362,8 +378,9 @@ impl Checkpoints {
     }
 
     /// Answers once there is a savepoint.
-    pub(super) fn ask_for_savepoint(&mut self, answer: Answer) {
+    pub(super) fn ask_for_savepoint(&mut self, answer: Answer, stop: bool) {
         self.asked.push(answer);
+        self.stops |= stop;
     }
 
     fn answer(&mut self, answer: &Result<String, String>) {

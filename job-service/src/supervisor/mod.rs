@@ -174,10 +174,12 @@ impl Supervisor {
         matches!(job.state().0, State::Draining | State::Drained)
     }
 
-    /// Has a running job save its state now. Gives the path that another job starts from, once it is durable.
-    pub async fn savepoint(&self, job: &JobId) -> Result<String, String> {
+    /// Has a running job save its state now, and, if it is to `stop`, ends it with that: nothing that it does after the
+    /// savepoint has an effect that waits for checkpoints, and all that waits for the savepoint is done. Gives the path that
+    /// another job starts from, once it is durable.
+    pub async fn savepoint(&self, job: &JobId, stop: bool) -> Result<String, String> {
         let (answer, answered) = oneshot::channel();
-        let told = self.lock_live().get(job).is_some_and(|live| live.ask_for_savepoint(answer));
+        let told = self.lock_live().get(job).is_some_and(|live| live.ask_for_savepoint(answer, stop));
         if !told {
             return Err(format!("{job} does not run, or is just being started"));
         }

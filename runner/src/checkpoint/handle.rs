@@ -69,7 +69,7 @@ enum Work {
     Write {
         epoch: u64,
         folder: PathBuf,
-        head: PartHead,
+        head: Box<PartHead>,
         frozen: Frozen,
     },
     /// All operators have handed over theirs.
@@ -323,7 +323,7 @@ impl Border<'_> {
             has_store: frozen.store.is_some(),
             ..head
         };
-        self.count(|folder, epoch| Work::Write { epoch, folder: folder.to_owned(), head, frozen });
+        self.count(|folder, epoch| Work::Write { epoch, folder: folder.to_owned(), head: Box::new(head), frozen });
     }
 
     fn count(self, work: impl FnOnce(&Path, u64) -> Work) {
@@ -359,7 +359,7 @@ impl Writing {
                 if self.failed.is_none() {
                     let folder = folder.join(format!("part-{}", self.next));
                     self.next += 1;
-                    match write(&folder, head, frozen) {
+                    match write(&folder, *head, frozen) {
                         Ok(part) => self.parts.push(part),
                         Err(error) => self.failed = Some(format!("writing to {}: {error}", folder.display())),
                     }

@@ -66,15 +66,9 @@ impl Renames {
 
     /// The new name of an operator; none if it has none.
     pub(super) fn of_operator<'a>(&'a self, name: &str, used: &mut BTreeSet<&'a str>) -> Option<String> {
-        let after_one: [(&str, fn(&str) -> String); 4] = [
-            (STAGE, of_stage),
-            (GROUPING, of_grouping),
-            (KAFKA_READ, of_kafka_read),
-            (KAFKA_WRITE, of_kafka_write),
-        ];
-        for (kind, named) in after_one {
+        for kind in [STAGE, GROUPING, KAFKA_READ, KAFKA_WRITE] {
             if let Some(transform) = name.strip_prefix(kind) {
-                return self.of_transform(transform, used).map(|new| named(&new));
+                return self.of_transform(transform, used).map(|new| format!("{kind}{new}"));
             }
         }
         let (read, access) = name.strip_prefix(SIDE_INPUT)?.rsplit_once(AS)?;

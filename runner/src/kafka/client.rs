@@ -44,7 +44,7 @@ pub(crate) struct Deliveries {
 /// The context of all our clients: what librdkafka logs goes to the log of the process, and faults that it tries to mend by
 /// itself, such as a broker that cannot be reached, are told to the job's owner, each kind once a minute.
 pub(crate) struct Context {
-    warn: Option<Warn>,
+    warn: Warn,
     told: Mutex<Vec<(String, Instant)>>,
     deliveries: Mutex<Deliveries>,
 }
@@ -52,24 +52,18 @@ pub(crate) struct Context {
 impl Context {
     /// Tells faults to `warn`.
     pub(crate) fn new(warn: Warn) -> Context {
-        Context { warn: Some(warn), told: Mutex::default(), deliveries: Mutex::default() }
-    }
-
-    /// Tells nobody.
-    pub(super) fn silent() -> Context {
-        Context { warn: None, told: Mutex::default(), deliveries: Mutex::default() }
+        Context { warn, told: Mutex::default(), deliveries: Mutex::default() }
     }
 
     /// Tells a fault, unless that was told a short while ago.
     pub(crate) fn tell(&self, kind: &str, message: impl FnOnce() -> String) {
-        let Some(warn) = &self.warn else { return };
         let now = Instant::now();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.retain(|(_, at)| now.duration_since(*at) < TELL_AGAIN);
         if told.iter().all(|(known, _)| known != kind) {
             told.push((kind.to_owned(), now));
             drop(told);
-            warn(message());
+            (self.warn)(message());
         }
     }
 
@@ -81,9 +75,6 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        if self.warn.is_none() {
-            return;
-        }
         match level {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
                 tracing::warn!(facility, "librdkafka: {message}");
@@ -95,6 +86,10 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        // It comes here for each partition whose end is reached, too.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
         let kind = error.rdkafka_error_code().map(|code| code.to_string()).unwrap_or_default();
         self.tell(&kind, || format!("Kafka: {reason} ({error}); it is tried again"));
     }
@@ -106,7 +101,9 @@ impl ConsumerContext for Context {
     fn commit_callback(&self, result: Result<(), KafkaError>, _offsets: &TopicPartitionList) {
         if let Err(error) = result {
             self.tell("commit", || {
-                format!("offsets could not be committed to the Kafka group, which the job itself does not need: {error}")
+                format!(
+                    "offsets could not be committed to the Kafka group, which the job itself does not need: {error}"
+                )
             });
         }
     }

@@ -8,10 +8,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, ConsumerContext};
-use rdkafka::producer::BaseProducer;
-
-use super::client::Context;
 
 /// Why a configuration cannot be used. Tells names of properties, and values only of those that are no secrets.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,7 +24,7 @@ pub enum ConfigError {
         why: &'static str,
     },
     /// librdkafka does not know it, or does not take its value.
-    #[error("the property {name} is not accepted by librdkafka: {why}")]
+    #[error("the property {name} is not accepted: {why}")]
     Refused {
         /// The property.
         name: String,
@@ -48,6 +44,15 @@ pub enum ConfigError {
     /// It does not make a client.
     #[error("no Kafka client can be made: {0}")]
     Client(String),
+}
+
+/// A property of our own: set to `false`, a read goes on where data was lost, from the first record that is there, and without
+/// partitions that are gone.
+pub(super) const FAIL_ON_DATA_LOSS: &str = "ferrobeam.fail.on.data.loss";
+
+/// See [`FAIL_ON_DATA_LOSS`].
+pub(super) fn fails_on_data_loss(user: &BTreeMap<String, String>) -> bool {
+    user.get(FAIL_ON_DATA_LOSS).is_none_or(|fails| fails.trim() != "false")
 }
 
 /// Who a configuration is for.
@@ -73,12 +78,28 @@ fn meaning(role: Role, name: &str) -> Option<Meaning> {
     use Meaning::{Name, No, Nothing, Ours};
     Some(match name {
         "key.deserializer" | "value.deserializer" | "key.serializer" | "value.serializer" => Nothing,
-        "max.poll.records" | "default.api.timeout.ms" | "auto.include.jmx.reporter" | "metric.reporters"
-        | "metrics.num.samples" | "metrics.recording.level" | "metrics.sample.window.ms" | "max.block.ms"
-        | "exclude.internal.topics" | "config.providers" | "enable.metrics.push" | "partition.assignment.strategy"
-        | "group.instance.id" | "group.protocol" | "group.remote.assignor" | "partitioner.ignore.keys"
-        | "partitioner.adaptive.partitioning.enable" | "metadata.recovery.strategy" => Nothing,
-        "enable.auto.commit" | "auto.commit.interval.ms" | "auto.offset.reset" | "enable.partition.eof"
+        "max.poll.records"
+        | "default.api.timeout.ms"
+        | "auto.include.jmx.reporter"
+        | "metric.reporters"
+        | "metrics.num.samples"
+        | "metrics.recording.level"
+        | "metrics.sample.window.ms"
+        | "max.block.ms"
+        | "exclude.internal.topics"
+        | "config.providers"
+        | "enable.metrics.push"
+        | "partition.assignment.strategy"
+        | "group.instance.id"
+        | "group.protocol"
+        | "group.remote.assignor"
+        | "partitioner.ignore.keys"
+        | "partitioner.adaptive.partitioning.enable"
+        | "metadata.recovery.strategy" => Nothing,
+        "enable.auto.commit"
+        | "auto.commit.interval.ms"
+        | "auto.offset.reset"
+        | "enable.partition.eof"
         | "enable.auto.offset.store" => Ours,
         "transactional.id" => Ours,
         "fetch.max.wait.ms" => Name("fetch.wait.max.ms"),
@@ -91,7 +112,10 @@ fn meaning(role: Role, name: &str) -> Option<Meaning> {
         "ssl.truststore.certificates" => Name("ssl.ca.pem"),
         "ssl.keystore.certificate.chain" => Name("ssl.certificate.pem"),
         "ssl.keystore.key" => Name("ssl.key.pem"),
-        "ssl.protocol" | "ssl.enabled.protocols" | "ssl.truststore.type" | "ssl.keystore.type"
+        "ssl.protocol"
+        | "ssl.enabled.protocols"
+        | "ssl.truststore.type"
+        | "ssl.keystore.type"
         | "ssl.truststore.password" => Nothing,
         "interceptor.classes" => No("interceptors are Java classes"),
         "sasl.client.callback.handler.class" | "sasl.login.callback.handler.class" | "sasl.login.class" => {
@@ -141,20 +165,13 @@ pub(super) fn group(user: &BTreeMap<String, String>) -> Option<&str> {
 
 /// Whether a configuration of a reader can be used, as far as that can be told without a broker and without its secrets.
 pub fn check_consumer(user: &BTreeMap<String, String>) -> Result<(), ConfigError> {
-    let config = consumer(&without_secrets(user))?;
-    match config.create_with_context::<Context, BaseConsumer<Context>>(Context::silent()) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(refused(error)),
-    }
+    // No client: that would have threads, and go and look for brokers.
+    consumer(&without_secrets(user))?.create_native_config().map(drop).map_err(refused)
 }
 
 /// As [`check_consumer`], of a writer.
 pub fn check_producer(user: &BTreeMap<String, String>) -> Result<(), ConfigError> {
-    let config = producer(&without_secrets(user))?;
-    match config.create_with_context::<Context, BaseProducer<Context>>(Context::silent()) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(refused(error)),
-    }
+    producer(&without_secrets(user))?.create_native_config().map(drop).map_err(refused)
 }
 
 /// What librdkafka says of a configuration. It may repeat a value, so that is left out where it may be a secret.
@@ -194,6 +211,12 @@ fn translate(role: Role, user: &BTreeMap<String, String>) -> Result<ClientConfig
             }
             "ssl.endpoint.identification.algorithm" if value.is_empty() => {
                 config.set(name, "none");
+            }
+            FAIL_ON_DATA_LOSS if role == Role::Consumer => {
+                if !matches!(value.trim(), "true" | "false") {
+                    let why = "it is to be true or false".to_owned();
+                    return Err(ConfigError::Refused { name: name.clone(), why });
+                }
             }
             "buffer.memory" => {
                 let kilobytes = value.parse::<u64>().map_err(|_| ConfigError::Refused {
@@ -258,10 +281,8 @@ fn jaas(line: &str, config: &mut ClientConfig) -> Result<(), ConfigError> {
     match module.rsplit('.').next().unwrap_or_default() {
         "PlainLoginModule" | "ScramLoginModule" => {
             for (key, property) in [("username", "sasl.username"), ("password", "sasl.password")] {
-                let value = jaas_option(line, key).ok_or_else(|| ConfigError::Refused {
-                    name: name(),
-                    why: format!("it has no {key}=\"...\""),
-                })?;
+                let value = jaas_option(line, key)
+                    .ok_or_else(|| ConfigError::Refused { name: name(), why: format!("it has no {key}=\"...\"") })?;
                 config.set(property, value);
             }
             Ok(())
@@ -379,12 +400,6 @@ fn resolve(name: &str, value: &str) -> Result<String, ConfigError> {
     Ok(resolved)
 }
 
-/// Lets a type be named where only its being a context matters.
-const _: fn() = || {
-    fn is_context<C: ConsumerContext>() {}
-    is_context::<Context>();
-};
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -438,13 +453,27 @@ mod tests {
         assert_eq!(said(&[("group.id", "g"), ("security.protocol", "SSL")]), Ok(()));
         assert_eq!(
             said(&[("no.such.property", "1")]).unwrap_err(),
-            "the property no.such.property is not accepted by librdkafka: No such configuration property: \
-             \"no.such.property\""
+            "the property no.such.property is not accepted: No such configuration property: \"no.such.property\""
         );
         let truststore = said(&[("ssl.truststore.location", "/keys/trust.jks")]).unwrap_err();
-        assert!(truststore.contains("ssl.truststore.location is not supported: of truststores only PEM"), "{truststore}");
-        let secret = said(&[("ssl.key.pem", "no-key-but-secret"), ("security.protocol", "SSL")]).unwrap_err();
-        assert!(!secret.contains("no-key-but-secret"), "{secret}");
+        assert!(
+            truststore.contains("ssl.truststore.location is not supported: of truststores only PEM"),
+            "{truststore}"
+        );
+        assert_eq!(said(&[(FAIL_ON_DATA_LOSS, "false")]), Ok(()));
+        assert!(said(&[(FAIL_ON_DATA_LOSS, "no")]).unwrap_err().ends_with("it is to be true or false"));
+        let word = |name: &str| {
+            rdkafka::error::KafkaError::ClientConfig(
+                rdkafka::types::RDKafkaConfRes::RD_KAFKA_CONF_INVALID,
+                "hunter2 is no password".to_owned(),
+                name.to_owned(),
+                "hunter2".to_owned(),
+            )
+        };
+        for name in ["sasl.password", "ssl.key.pem", "ssl.keystore.password", "sasl.oauthbearer.client.secret"] {
+            assert!(!refused(word(name)).to_string().contains("hunter2"), "{name}");
+        }
+        assert!(refused(word("acks")).to_string().contains("hunter2"));
         assert_eq!(check_producer(&BTreeMap::new()).unwrap_err(), ConfigError::Missing("bootstrap.servers"));
     }
 

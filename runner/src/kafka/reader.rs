@@ -10,16 +10,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use rdkafka::Offset;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp as RecordTime};
 use rdkafka::topic_partition_list::TopicPartitionList;
-use rdkafka::Offset;
 use regex::Regex;
 
 use super::client::{Context, Warn};
-use super::config;
+use super::config::{self, FAIL_ON_DATA_LOSS};
 use super::partitions::{PartitionName, Partitions};
 use super::position::{PartitionPosition, SavedPositions, owner};
 use super::record::{HeaderView, ReadElement, ReadRecord, TimestampType};
@@ -37,10 +37,6 @@ const TURN: usize = 1000;
 const TICK: Duration = Duration::from_millis(100);
 /// How long the end may take.
 const LEAVING: Duration = Duration::from_secs(5);
-
-/// Set to `false`, a read goes on where data was lost: from the first record that is there, and without partitions that are
-/// gone.
-const FAIL_ON_DATA_LOSS: &str = "ferrobeam.fail.on.data.loss";
 
 /// What a reader is to do.
 pub(crate) struct ReaderTask {
@@ -324,7 +320,10 @@ impl ReaderThread {
         let mut gone = Vec::new();
         for (name, position) in &mut *mine {
             if !found.contains(name) {
-                self.lost(format!("{name}, which the job has read up to offset {}, is not there any more", position.offset))?;
+                self.lost(format!(
+                    "{name}, which the job has read up to offset {}, is not there any more",
+                    position.offset
+                ))?;
                 gone.push(name.clone());
                 continue;
             }
@@ -352,7 +351,7 @@ impl ReaderThread {
 
     /// Data was lost: the job fails, unless it was told to go on.
     fn lost(&self, what: String) -> Result<(), Trouble> {
-        if self.task.read.consumer_config.get(FAIL_ON_DATA_LOSS).is_some_and(|fail| fail == "false") {
+        if !config::fails_on_data_loss(&self.task.read.consumer_config) {
             self.context.tell(&what.clone(), || format!("{what}; the job goes on, as {FAIL_ON_DATA_LOSS}=false says"));
             return Ok(());
         }

@@ -25,6 +25,8 @@ pub struct KafkaRead {
     pub topic_pattern: Option<String>,
     /// What an element is.
     pub form: ReadForm,
+    /// A null key or value is read as empty bytes: for an SDK whose byte strings are never null.
+    pub null_is_empty: bool,
     /// Start at the first record with this timestamp or a later one, in milliseconds. Without: where the group has committed,
     /// else as `auto.offset.reset` says.
     pub start_time: Option<i64>,

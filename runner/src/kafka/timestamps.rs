@@ -26,7 +26,8 @@ impl PartitionTime {
     /// The timestamp of the element of a record with this timestamp, read at `now`. Moves the watermark.
     pub(crate) fn of_record(&mut self, timestamp: Option<i64>, now: i64) -> Timestamp {
         let timestamp = match (self.policy, timestamp) {
-            (TimestampPolicy::ProcessingTime, _) | (_, None) => now,
+            // A clock may be set back, and another machine's may be behind.
+            (TimestampPolicy::ProcessingTime, _) | (_, None) => now.max(self.greatest),
             (TimestampPolicy::CreateTime | TimestampPolicy::LogAppendTime, Some(timestamp)) => timestamp,
         };
         let timestamp = timestamp.clamp(Timestamp::MIN.0, Timestamp::END_OF_GLOBAL_WINDOW.0);

@@ -24,7 +24,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::client::{Context, Warn};
 use super::config;
-use super::writer::{WriteError, WrittenForm, drain, write};
+use super::writer::{TransactionTask, WriteError, WrittenForm, drain, write};
 use crate::element::FrozenQueue;
 
 /// How long one call of a producer may take before it is made again.
@@ -73,8 +73,9 @@ pub(crate) struct Transactions {
 }
 
 impl Transactions {
-    /// Settles what an earlier attempt left: what of it Kafka lacks is written.
-    pub(super) fn settle(form: &WrittenForm, recovery: Recovery, warn: &Warn) -> Result<(), String> {
+    /// Settles what an earlier attempt left: what of it Kafka lacks is written. Its id is this producer's now, so that whoever
+    /// had it before writes no more.
+    pub(super) fn settle(form: &WrittenForm, recovery: Recovery, warn: &Warn) -> Result<Transactions, String> {
         let Recovery { id, epoch, records } = recovery;
         let mut transactions = Transactions::open(form, id, warn)?;
         match transactions.epoch {
@@ -84,6 +85,8 @@ impl Transactions {
                 form.write.topic
             )),
             Some(_) => {}
+            // There was nothing to be written.
+            None if records.iter().all(FrozenQueue::is_empty) => {}
             None => {
                 return Err(format!(
                     "whether the records of checkpoint {epoch} are in topic {} cannot be known: the group {}, whose offset \
@@ -94,12 +97,26 @@ impl Transactions {
                 ));
             }
         }
-        transactions.write(epoch, &records)
+        transactions.write(epoch, &records)?;
+        Ok(transactions)
     }
 
-    /// Takes an id, for a job that starts from `first_epoch`.
-    pub(super) fn begin(form: &WrittenForm, id: String, first_epoch: u64, warn: &Warn) -> Result<Transactions, String> {
-        let mut transactions = Transactions::open(form, id, warn)?;
+    /// Whether this is the producer with that id.
+    pub(super) fn has_id(&self, id: &str) -> bool {
+        self.id == id
+    }
+
+    /// Takes an id, for a job that starts from `first_epoch`, unless `own` has it.
+    pub(super) fn begin(
+        form: &WrittenForm,
+        own: Option<Transactions>,
+        TransactionTask { id, first_epoch }: TransactionTask,
+        warn: &Warn,
+    ) -> Result<Transactions, String> {
+        let mut transactions = match own {
+            Some(own) => own,
+            None => Transactions::open(form, id, warn)?,
+        };
         if transactions.epoch.is_none() {
             // From now on a group without an offset has lost it.
             transactions.write_all(first_epoch, &[])?;
@@ -245,7 +262,9 @@ impl Transactions {
         match (self.producer.client().fatal_error(), error) {
             (_, WriteError::Malformed(_)) => Fault::Final(why),
             (Some((code, _)), _) if is_fenced(code) => Fault::Fenced(why),
-            (_, WriteError::Undelivered(undelivered)) if undelivered.code.is_some_and(is_never_taken) => Fault::Final(why),
+            (_, WriteError::Undelivered(undelivered)) if undelivered.code.is_some_and(is_never_taken) => {
+                Fault::Final(why)
+            }
             (_, WriteError::Undelivered(_)) => Fault::Passing(why),
         }
     }
@@ -281,9 +300,7 @@ fn producer(form: &WrittenForm, id: &str, warn: &Warn) -> Result<BaseProducer<Co
     if !form.write.producer_config.contains_key("transaction.timeout.ms") {
         configured.set("transaction.timeout.ms", TRANSACTION_TIMEOUT);
     }
-    configured
-        .create_with_context(Context::new(Arc::clone(warn)))
-        .map_err(|error| config::refused(error).to_string())
+    configured.create_with_context(Context::new(Arc::clone(warn))).map_err(|error| config::refused(error).to_string())
 }
 
 fn is_fenced(code: RDKafkaErrorCode) -> bool {

@@ -107,13 +107,24 @@ impl Writer {
                 wake();
             };
             let WriterTask { form, recoveries, transactions } = task;
-            let settled = recoveries.into_iter().try_for_each(|left| Transactions::settle(&form, left, &warn));
+            let mut own = None;
+            let settled = recoveries.into_iter().try_for_each(|left| {
+                let settled = Transactions::settle(&form, left, &warn)?;
+                if transactions.as_ref().is_some_and(|task| settled.has_id(&task.id)) {
+                    own = Some(settled);
+                }
+                Ok(())
+            });
             let ended = settled.and_then(|()| match transactions {
                 None => {
                     tell(FromWriter::Ready);
                     at_least_once(&form, &warn, &taken, &of_thread, &wake)
                 }
-                Some(transactions) => in_transactions(&form, transactions, &warn, &taken, &tell),
+                Some(task) => {
+                    let transactions = Transactions::begin(&form, own, task, &warn)?;
+                    tell(FromWriter::Ready);
+                    in_transactions(transactions, &taken, &tell)
+                }
             });
             if let Err(message) = ended {
                 tell(FromWriter::Failed(message));
@@ -180,15 +191,10 @@ fn at_least_once(
 }
 
 fn in_transactions(
-    form: &WrittenForm,
-    task: TransactionTask,
-    warn: &Warn,
+    mut transactions: Transactions,
     orders: &Receiver<ToWriter>,
     tell: &dyn Fn(FromWriter),
 ) -> Result<(), String> {
-    let TransactionTask { id, first_epoch } = task;
-    let mut transactions = Transactions::begin(form, id, first_epoch, warn)?;
-    tell(FromWriter::Ready);
     loop {
         match orders.recv_timeout(IDLE) {
             Ok(ToWriter::WriteEpoch { epoch, records }) => {

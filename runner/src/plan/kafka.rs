@@ -5,12 +5,24 @@ use ferrobeam_proto::urns::standard_coders as coder;
 use prost::Message;
 
 use super::assemble::Assembly;
+use super::draft::Draft;
 use crate::kafka::{
-    FieldForm, FieldType, KafkaRead, KafkaWrite, ReadElement, ReadForm, RowField, WriteElement, WriteForm, headers_schema,
-    metadata_schema, payload_schema,
+    FieldForm, FieldType, KafkaRead, KafkaWrite, ReadElement, ReadForm, RowField, WriteElement, WriteForm,
+    headers_schema, metadata_schema, payload_schema,
 };
-use crate::pipeline::{CoderName, PCollectionName, Refusal, Transform};
+use crate::pipeline::{CoderName, Kind, PCollectionName, Refusal, Transform};
 use crate::row::RowType;
+
+/// That nobody waits for Kafka to be over before the next event of a TestStream: it never is.
+pub(super) fn check(draft: &Draft) -> Result<(), Refusal> {
+    let is_test_driven = draft.transforms.iter().any(|transform| matches!(transform.kind, Kind::TestStream { .. }));
+    let of_kafka =
+        draft.transforms.iter().filter(|transform| matches!(transform.kind, Kind::KafkaRead(_) | Kind::KafkaWrite(_)));
+    let what =
+        "reads from or writes to Kafka in a pipeline with a TestStream, whose events wait until all before is over";
+    let reasons = of_kafka.filter(|_| is_test_driven).map(|transform| (transform.unique_name.clone(), what.to_owned()));
+    Refusal::of_transforms(reasons).map_or(Ok(()), Err)
+}
 
 /// Of what a read gives.
 pub(super) fn read_element(
@@ -24,8 +36,11 @@ pub(super) fn read_element(
         ReadForm::KeyValue { key, value } => {
             let (key, value) = coders.key_value(*key, *value)?;
             for (field, name) in [(&key, "keys"), (&value, "values")] {
-                if !field.nullable {
-                    return Err(coders.refusal(format!("reads {name} from Kafka that may be null, into a coder without null")));
+                let may_be_empty = read.null_is_empty && field.ty == FieldType::Bytes;
+                if !field.nullable && !may_be_empty {
+                    return Err(
+                        coders.refusal(format!("reads {name} from Kafka that may be null, into a coder without null"))
+                    );
                 }
             }
             Ok(ReadElement::KeyValue { key, value })
@@ -71,11 +86,17 @@ pub(super) fn write_element(
         let wanted = known.position(&field.name).map(|at| &known.fields[at].ty.shape);
         let Some(wanted) = wanted else {
             let names: Vec<&str> = known.fields.iter().map(|field| field.name.as_str()).collect();
-            let what = format!("writes rows with a field \"{}\" to Kafka: of those there are {}", field.name, names.join(", "));
+            let what = format!(
+                "writes rows with a field \"{}\" to Kafka: of those there are {}",
+                field.name,
+                names.join(", ")
+            );
             return Err(coders.refusal(what));
         };
         if !coders.fits(&field.ty.shape, wanted) {
-            return Err(coders.refusal(format!("writes rows to Kafka whose field \"{}\" is of another type", field.name)));
+            return Err(
+                coders.refusal(format!("writes rows to Kafka whose field \"{}\" is of another type", field.name))
+            );
         }
         let name = if matches!(write.form, WriteForm::Payload(_)) { "payload".to_owned() } else { field.name.clone() };
         fields.push(RowField { name, nullable: field.ty.nullable });
@@ -170,7 +191,12 @@ impl<'a, 'b> Coders<'a, 'b> {
                     .to_owned(),
             )
         })?;
-        RowType::of(&schema).map_err(|what| self.refusal(format!("is an end of Kafka whose rows are not understood: {what}")))
+        RowType::of(&schema).map_err(|what| {
+            self.refusal(format!(
+                "is an end of Kafka whose rows are not understood: {what}; in Python, make it one that is known, such as \
+                 beam.Row(payload=str(...)), or give the rows a NamedTuple"
+            ))
+        })
     }
 
     fn schema(&self) -> Option<pb::Schema> {
@@ -207,9 +233,11 @@ impl<'a, 'b> Coders<'a, 'b> {
             (Array(of), Array(like)) => !of.nullable && self.fits(&of.shape, &like.shape),
             (Row(of), Row(like)) => {
                 of.fields.len() == like.fields.len()
-                    && of.fields.iter().zip(&like.fields).all(|(of, like)| {
-                        of.name == like.name && self.fits(&of.ty.shape, &like.ty.shape)
-                    })
+                    && of
+                        .fields
+                        .iter()
+                        .zip(&like.fields)
+                        .all(|(of, like)| of.name == like.name && self.fits(&of.ty.shape, &like.ty.shape))
             }
             _ => shape == wanted,
         }

@@ -370,6 +370,7 @@ pub struct PlanOptions {
 /// Plans a validated pipeline. The same pipeline always gives the same plan.
 pub fn build(pipeline: &Pipeline, options: &PlanOptions) -> Result<Plan, Refusal> {
     let mut draft = draft::Draft::new(pipeline);
+    kafka::check(&draft)?;
     combine::expand(&mut draft)?;
     splittable::expand(&mut draft)?;
     test_stream::expand(&mut draft)?;

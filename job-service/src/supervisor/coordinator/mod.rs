@@ -26,7 +26,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::checkpoint::Epoch;
 
@@ -56,8 +56,8 @@ pub(super) enum Event<P> {
     ManifestWritten { epoch: Epoch },
     /// The manifest was not written; unless `certain`, it may have been.
     ManifestFailed { epoch: Epoch, why: String, certain: bool },
-    /// Somebody wants a savepoint.
-    SavepointAsked,
+    /// Somebody wants a savepoint, and perhaps that the job stops with it.
+    SavepointAsked { stop: bool },
     /// The job takes no more input. Its output still waits for epochs, so the next one is due at once.
     Drain,
     /// The job is about to end.
@@ -81,6 +81,8 @@ pub(super) enum Decision<P> {
     Discard { epoch: Epoch },
     /// The attempt cannot go on; a new one may.
     FailJob { why: String },
+    /// End the job: it was to stop with a savepoint that is complete.
+    StopJob,
     /// Say [`Event::Woken`] then: replaces what was asked before. Milliseconds.
     WakeAt { time: u64 },
 }
@@ -100,6 +102,8 @@ pub(super) struct Coordinator<P> {
     /// The next is due as soon as the one under way has ended.
     soon: bool,
     savepoint_asked: bool,
+    /// The job is to stop with it.
+    stops: bool,
     /// Checkpoints that failed since the last that did not.
     failures: u32,
     kept: VecDeque<Epoch>,
@@ -115,7 +119,19 @@ enum Phase<P> {
     },
     /// The manifest is being written; the attempt that it is of may be over.
     Writing(UnderWay),
+    /// The job stops with a savepoint. What waits for that to be durable, such as records for Kafka, is done before operators
+    /// step over another border: so one more epoch is begun, of which nothing is kept, and the job is stopped once all
+    /// processes have saved for it.
+    Settling {
+        epoch: Epoch,
+        deadline: u64,
+        saved: BTreeSet<u32>,
+    },
 }
+
+/// How long a job that stops with a savepoint is waited for at the most, in milliseconds: what it has not done by then, those
+/// do that start from the savepoint.
+const SETTLING: u64 = 60_000;
 
 #[derive(Clone, Copy, Debug)]
 struct UnderWay {
@@ -136,6 +152,7 @@ impl<P> Coordinator<P> {
             due: 0,
             soon: false,
             savepoint_asked: false,
+            stops: false,
             failures: 0,
             kept: VecDeque::new(),
         }
@@ -152,6 +169,8 @@ impl<P> Coordinator<P> {
             Event::SaveFailed { process, epoch, why } => {
                 if matches!(&self.phase, Phase::Saving { under_way, .. } if under_way.epoch == epoch) {
                     self.abort(format!("process {process}: {why}"), &mut todo);
+                } else if matches!(&self.phase, Phase::Settling { epoch: settling, .. } if *settling == epoch) {
+                    self.stop(&mut todo);
                 }
             }
             Event::ManifestWritten { epoch } => self.written(epoch, &mut todo),
@@ -164,7 +183,10 @@ impl<P> Coordinator<P> {
                     }
                 }
             }
-            Event::SavepointAsked => self.savepoint_asked = true,
+            Event::SavepointAsked { stop } => {
+                self.savepoint_asked = true;
+                self.stops |= stop;
+            }
             Event::Drain => {
                 self.due = self.due.min(self.now);
                 self.soon = !matches!(self.phase, Phase::Idle);
@@ -189,6 +211,16 @@ impl<P> Coordinator<P> {
     }
 
     fn saved(&mut self, process: u32, epoch: Epoch, parts: P, todo: &mut Vec<Decision<P>>) {
+        if let Phase::Settling { epoch: settling, saved, .. } = &mut self.phase {
+            if *settling == epoch
+                && process < self.processes
+                && saved.insert(process)
+                && saved.len() == self.processes as usize
+            {
+                self.stop(todo);
+            }
+            return;
+        }
         let Phase::Saving { under_way, saved } = &mut self.phase else { return };
         if under_way.epoch != epoch || process >= self.processes {
             return;
@@ -211,6 +243,13 @@ impl<P> Coordinator<P> {
         self.failures = 0;
         self.finish(under_way);
         todo.push(Decision::Committed { epoch, purpose: under_way.purpose });
+        if under_way.purpose == Purpose::Savepoint && self.stops && self.processes > 0 {
+            let epoch = self.next;
+            self.next = epoch.next();
+            let deadline = self.now.saturating_add(SETTLING.min(self.settings.timeout));
+            self.phase = Phase::Settling { epoch, deadline, saved: BTreeSet::new() };
+            todo.push(Decision::Begin { epoch, purpose: Purpose::Checkpoint });
+        }
         if under_way.purpose == Purpose::Checkpoint {
             self.kept.push_back(epoch);
             while self.kept.len() > self.settings.retained.get() {
@@ -224,6 +263,9 @@ impl<P> Coordinator<P> {
         let (Phase::Saving { under_way, .. } | Phase::Writing(under_way)) = self.phase else { return };
         self.finish(under_way);
         let UnderWay { epoch, purpose, .. } = under_way;
+        if purpose == Purpose::Savepoint {
+            self.stops = false;
+        }
         // The fate of a savepoint is the business of who asked for it.
         if purpose == Purpose::Checkpoint && self.processes > 0 {
             self.failures = self.failures.saturating_add(1);
@@ -237,6 +279,13 @@ impl<P> Coordinator<P> {
             };
             self.fail(why, todo);
         }
+    }
+
+    /// The job stops with a savepoint that is complete.
+    fn stop(&mut self, todo: &mut Vec<Decision<P>>) {
+        self.processes = 0;
+        self.phase = Phase::Idle;
+        todo.push(Decision::StopJob);
     }
 
     /// Whether the manifest is there is not known.
@@ -257,8 +306,10 @@ impl<P> Coordinator<P> {
     /// The attempt is over, or about to be.
     fn end(&mut self, why: &str, todo: &mut Vec<Decision<P>>) {
         self.processes = 0;
-        if let Phase::Saving { .. } = self.phase {
-            self.abort(why.to_owned(), todo);
+        match self.phase {
+            Phase::Saving { .. } => self.abort(why.to_owned(), todo),
+            Phase::Settling { .. } => self.phase = Phase::Idle,
+            Phase::Idle | Phase::Writing(_) => {}
         }
     }
 
@@ -286,6 +337,7 @@ impl<P> Coordinator<P> {
             Phase::Writing(under_way) if under_way.deadline <= self.now => {
                 self.lose_sight(&format!("the checkpoint's {timeout} ms are over"), todo);
             }
+            Phase::Settling { deadline, .. } if *deadline <= self.now => self.stop(todo),
             _ => {}
         }
         let idle = matches!(self.phase, Phase::Idle) && self.processes > 0;
@@ -304,6 +356,7 @@ impl<P> Coordinator<P> {
     fn waits_until(&self) -> Option<u64> {
         match &self.phase {
             Phase::Saving { under_way, .. } | Phase::Writing(under_way) => Some(under_way.deadline),
+            Phase::Settling { deadline, .. } => Some(*deadline),
             Phase::Idle => (self.processes > 0).then_some(self.due),
         }
     }

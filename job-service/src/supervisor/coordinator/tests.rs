@@ -60,7 +60,8 @@ fn event_of(text: &str) -> E {
         "written" => Event::ManifestWritten { epoch: epoch(1) },
         "unwritten" => Event::ManifestFailed { epoch: epoch(1), why: rest(2), certain: true },
         "unknown" => Event::ManifestFailed { epoch: epoch(1), why: rest(2), certain: false },
-        "savepoint" => Event::SavepointAsked,
+        "savepoint" => Event::SavepointAsked { stop: false },
+        "savepoint-and-stop" => Event::SavepointAsked { stop: true },
         "drain" => Event::Drain,
         "stop" => Event::Stop,
         "lost" => Event::ProcessLost,
@@ -77,6 +78,7 @@ fn told(decision: &Decision<String>) -> String {
         Decision::Aborted { epoch, purpose, why } => format!("aborted {} {epoch}: {why}", kind(purpose)),
         Decision::Discard { epoch } => format!("discard {epoch}"),
         Decision::FailJob { why } => format!("fail the job: {}", why.replace('\n', "|")),
+        Decision::StopJob => "stop the job".to_owned(),
         Decision::WakeAt { time } => format!("wake at {time}"),
     }
 }
@@ -150,6 +152,32 @@ scripts! {
         3000
         3010 failed 3 by 0 no
         4000"
+    a_job_stops_with_its_savepoint: "interval=1000 retained=1
+        0 started 2
+        10 savepoint-and-stop
+        20 saved 1 by 0
+        30 saved 1 by 1
+        1500 written 1
+        1600 saved 2 by 1
+        1700 saved 2 by 0
+        1800"
+
+    a_job_that_does_not_settle_stops_all_the_same: "interval=1000 retained=1
+        0 started 1
+        10 savepoint-and-stop
+        20 saved 1 by 0
+        30 written 1
+        4000
+        6000"
+
+    a_job_goes_on_whose_savepoint_failed: "interval=1000 retained=1
+        0 started 1
+        10 savepoint-and-stop
+        20 failed 1 by 0 no room
+        1000
+        1010 saved 2 by 0
+        1020 written 2"
+
     a_savepoint_does_not_wait_for_its_time: "interval=1000 pause=300
         0 savepoint
         100 started 1
@@ -305,7 +333,7 @@ impl Observer {
                     assert!(self.open.take().is_some_and(|(open, _)| open == *epoch));
                     assert!(!self.writing || matches!(event, Event::ManifestFailed { certain: true, .. }));
                 }
-                Decision::FailJob { .. } => (self.processes, self.open) = (0, None),
+                Decision::FailJob { .. } | Decision::StopJob => (self.processes, self.open) = (0, None),
                 Decision::Discard { epoch } => self.discarded.push(*epoch),
                 Decision::WakeAt { time } => wake = Some(*time),
             }
@@ -349,7 +377,7 @@ proptest! {
                 Step::Unwritten { behind, certain } => {
                     Event::ManifestFailed { epoch: epoch(behind), why: "no".into(), certain }
                 }
-                Step::Savepoint => Event::SavepointAsked,
+                Step::Savepoint => Event::SavepointAsked { stop: false },
                 Step::Drain => Event::Drain,
                 Step::Stop => Event::Stop,
                 Step::Lost => Event::ProcessLost,

@@ -83,7 +83,10 @@ pub(crate) fn build<'scope>(
         job: job.clone(),
         reader: None,
         // The first worker goes on counting for all.
-        positions: SavedPositions { records: if scope.index() == 0 { records } else { 0 }, ..SavedPositions::default() },
+        positions: SavedPositions {
+            records: if scope.index() == 0 { records } else { 0 },
+            ..SavedPositions::default()
+        },
         commits: source.read.commit,
         committed: Instant::now(),
         epoch: saver.first_epoch(),
@@ -194,7 +197,10 @@ impl ReadOperator {
                 Ok(FromReader::Failed(what)) => return self.fail(Fault::Environment, what),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {
-                    return self.fail(Fault::Runner, "the thread that reads from Kafka has ended; its message is in the log".to_owned());
+                    return self.fail(
+                        Fault::Runner,
+                        "the thread that reads from Kafka has ended; its message is in the log".to_owned(),
+                    );
                 }
             }
         }

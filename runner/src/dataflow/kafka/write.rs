@@ -97,7 +97,7 @@ pub(crate) fn build<'scope>(
     match operator.recoveries() {
         Ok(recoveries) => {
             let first_epoch = operator.epoch;
-            let transactions = exactly_once.then(|| TransactionTask { id, first_epoch });
+            let transactions = exactly_once.then_some(TransactionTask { id, first_epoch });
             let observer = Arc::clone(&job.observer);
             let warn = Arc::new(move |message| observer.warning(message));
             let started = Writer::start(WriterTask { form, recoveries, transactions }, warn, move || {
@@ -220,7 +220,7 @@ impl WriteOperator {
         let (shard, shards) = (self.saver.shard(), self.saver.shards());
         let mut recoveries = Vec::new();
         for part in self.saver.restored().iter().filter(|part| part.head.shard as usize % shards == shard) {
-            let Some(sink) = part.head.sink.as_ref().filter(|_| part.head.carried > 0) else { continue };
+            let Some(sink) = &part.head.sink else { continue };
             let mut records = SpillQueue::new(&self.job.budget);
             part.carried(|carried| records.push(carried.batch))?;
             let records = vec![records.freeze()?];
@@ -297,7 +297,9 @@ impl WriteOperator {
             let batch = match self.given_back.take() {
                 Some(batch) => batch,
                 None => {
-                    let Some(mut first) = self.input.first_entry().filter(|first| *first.key() <= self.epoch) else { return };
+                    let Some(mut first) = self.input.first_entry().filter(|first| *first.key() <= self.epoch) else {
+                        return;
+                    };
                     match first.get_mut().batches.pop() {
                         Ok(Some(batch)) => {
                             *watermark = (*watermark).min(first.get().watermark);
@@ -334,7 +336,9 @@ impl WriteOperator {
         }
         match saved.waiting.batches.freeze() {
             // It has taken all that it was given before, so it takes this.
-            Ok(records) => *writing = writer.order(ToWriter::WriteEpoch { epoch: saved.epoch, records: vec![records] }).is_none(),
+            Ok(records) => {
+                *writing = writer.order(ToWriter::WriteEpoch { epoch: saved.epoch, records: vec![records] }).is_none()
+            }
             Err(error) => self.check(Err::<(), _>(error)),
         }
     }
@@ -343,7 +347,8 @@ impl WriteOperator {
     fn may_step(&self) -> bool {
         match &self.guarantee {
             Guarantee::AtLeastOnce { sent, .. } => {
-                let all_given = self.given_back.is_none() && self.input.keys().next().is_none_or(|first| *first > self.epoch);
+                let all_given =
+                    self.given_back.is_none() && self.input.keys().next().is_none_or(|first| *first > self.epoch);
                 self.is_ready && all_given && self.writer.as_ref().is_some_and(|writer| writer.done() == *sent)
             }
             // What is durable is written first. What was saved for a checkpoint that was given up goes with the next.
@@ -386,7 +391,9 @@ impl WriteOperator {
                 }
                 *watermark
             }
-            Guarantee::ExactlyOnce(transactions) => transactions.saved.as_ref().map_or(i64::MAX, |saved| saved.waiting.watermark),
+            Guarantee::ExactlyOnce(transactions) => {
+                transactions.saved.as_ref().map_or(i64::MAX, |saved| saved.waiting.watermark)
+            }
         };
         let begun = if self.is_ready { begun } else { i64::MIN };
         if begun < i64::MAX {
