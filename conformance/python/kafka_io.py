@@ -8,6 +8,7 @@ import collections
 import functools
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -566,9 +567,9 @@ class Faults(KafkaTest):
       self.broker.produce(self.source, self.records(200, 10 + 200 * (at - 1)))
       time.sleep(self.random.random() / 4)
       worker, = self.service.workers()
-      os.kill(worker, 19)
+      os.kill(worker, signal.SIGSTOP)
       time.sleep(2.5)
-      os.kill(worker, 18)
+      os.kill(worker, signal.SIGCONT)
     self.check(610)
     self.assertFalse(job.over())
 
@@ -660,14 +661,30 @@ class Faults(KafkaTest):
     job.end()
     self.broker.delete_topic(self.source)
     self.broker.create_topic(self.source)
-    self.broker.produce(self.source, self.records(5))
+    # More than the job has read: offsets alone would tell nothing.
+    self.broker.produce(self.source, self.records(25))
     more = ['--savepoint_path=%s' % path, '--number_of_execution_retries=0']
     said = self.fails(self.start(self.copy, *more))
-    self.assertIn('ends at offset 5, and the job has read it up to 10', said)
+    self.assertIn('was deleted and made anew since the job has read it up to offset 10', said)
     self.assertIn('ferrobeam.fail.on.data.loss=false', said)
     lenient = lambda: self.read(config={'ferrobeam.fail.on.data.loss': 'false'}.items())
     self.start(lambda pipeline: self.copy(pipeline, lenient()), *more)
-    self.assertEqual([record.value for record in self.broker.read(self.sink, 15)][10:], [b'%d %d' % (i, 10 + i) for i in range(5)])
+    found = [record.value for record in self.broker.read(self.sink, 35)][10:]
+    self.assertEqual(found, [b'%d %d' % (i, 10 + i) for i in range(25)])
+
+  def test_topic_that_was_made_anew_while_the_job_slept(self):
+    """It does not go on in the middle of another topic in silence."""
+    self.topics()
+    read = lambda: self.read(dynamic_read_poll_interval_seconds=1)
+    job = self.start(lambda pipeline: self.copy(pipeline, read()), '--number_of_execution_retries=0')
+    self.written(10)
+    worker, = self.service.workers()
+    os.kill(worker, signal.SIGSTOP)
+    self.broker.delete_topic(self.source)
+    self.broker.create_topic(self.source)
+    self.broker.produce(self.source, self.records(25))
+    os.kill(worker, signal.SIGCONT)
+    self.assertIn('made anew', self.fails(job))
 
   def test_topic_that_is_deleted_while_the_job_runs(self):
     self.topics()

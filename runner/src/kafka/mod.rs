@@ -15,6 +15,7 @@ pub(crate) mod reader;
 mod record;
 mod spec;
 mod timestamps;
+mod topic_ids;
 pub(crate) mod transactions;
 pub(crate) mod writer;
 

@@ -1,6 +1,6 @@
 //! Which partitions there are, and where they are read from.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rdkafka::Offset;
@@ -14,6 +14,7 @@ use super::config;
 use super::position::PartitionPosition;
 use super::reader::Trouble;
 use super::spec::KafkaRead;
+use super::topic_ids;
 
 /// How long one question to a broker may take.
 const ASK: Duration = Duration::from_secs(10);
@@ -140,6 +141,7 @@ impl Partitions<'_> {
             };
             positions.push(PartitionPosition {
                 topic: name.topic.clone(),
+                topic_id: None,
                 partition: name.partition,
                 offset: start.unwrap_or_default(),
                 watermark: i64::MIN,
@@ -154,9 +156,15 @@ impl Partitions<'_> {
         let starts = names.iter().map(|name| {
             let offset = self.ends(name)?.0;
             let PartitionName { topic, partition } = name.clone();
-            Ok(PartitionPosition { topic, partition, offset, watermark: i64::MIN, stop: None })
+            Ok(PartitionPosition { topic, topic_id: None, partition, offset, watermark: i64::MIN, stop: None })
         });
         starts.collect()
+    }
+
+    /// The ids of the topics of `positions`, where they are known.
+    pub(super) fn ids<'a>(&self, topics: impl IntoIterator<Item = &'a str>) -> BTreeMap<String, String> {
+        let topics: BTreeSet<&str> = topics.into_iter().collect();
+        topic_ids::of(self.consumer, topics, ASK)
     }
 
     /// The first offset of a partition, and the one behind its last.
@@ -173,10 +181,15 @@ impl Partitions<'_> {
         Ok(list)
     }
 
-    fn found(names: &[PartitionName], list: &TopicPartitionList) -> Vec<Option<i64>> {
-        let offsets = names.iter().map(|name| match list.find_partition(&name.topic, name.partition)?.offset() {
-            Offset::Offset(offset) => Some(offset),
-            _ => None,
+    /// The offsets of an answer, where it has some.
+    fn found(names: &[PartitionName], list: &TopicPartitionList) -> Result<Vec<Option<i64>>, KafkaError> {
+        let offsets = names.iter().map(|name| {
+            let Some(found) = list.find_partition(&name.topic, name.partition) else { return Ok(None) };
+            found.error()?;
+            Ok(match found.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            })
         });
         offsets.collect()
     }
@@ -184,15 +197,15 @@ impl Partitions<'_> {
     /// The first offsets with such a timestamp or a later one.
     fn at_time(&self, names: &[PartitionName], time: i64) -> Result<Vec<Option<i64>>, Trouble> {
         let list = Self::list(names, Offset::Offset(time))?;
-        let ask = || self.consumer.offsets_for_times(list.clone(), ASK);
-        Ok(Self::found(names, &self.ask(ask, "looking up offsets by time")?))
+        let ask = || Self::found(names, &self.consumer.offsets_for_times(list.clone(), ASK)?);
+        self.ask(ask, "looking up offsets by time")
     }
 
     /// What the group has committed.
     fn committed(&self, names: &[PartitionName]) -> Result<Vec<Option<i64>>, Trouble> {
         let list = Self::list(names, Offset::Invalid)?;
-        let ask = || self.consumer.committed_offsets(list.clone(), ASK);
-        Ok(Self::found(names, &self.ask(ask, "looking up the offsets of the group")?))
+        let ask = || Self::found(names, &self.consumer.committed_offsets(list.clone(), ASK)?);
+        self.ask(ask, "looking up the offsets of the group")
     }
 
     /// Asks until there is an answer.

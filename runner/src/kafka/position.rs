@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 pub struct PartitionPosition {
     /// Its topic.
     pub topic: String,
+    /// The topic's id, where brokers have one: a topic that was made anew has another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<String>,
     /// Its number.
     pub partition: i32,
     /// The offset of the next record.

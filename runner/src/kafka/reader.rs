@@ -54,6 +54,8 @@ pub(crate) struct ReaderTask {
 pub(crate) enum FromReader {
     /// Partitions are read now, from these positions. They are numbered in the order in which they are told.
     Begun(Vec<PartitionPosition>),
+    /// A topic was made anew, and is read from its start.
+    MadeAnew { topic: String, id: String },
     /// What was read.
     Read(Reading),
     /// Nothing more will come.
@@ -205,10 +207,11 @@ struct ReaderThread {
     pattern: Option<Regex>,
     assigned: Vec<Assigned>,
     known: BTreeSet<PartitionName>,
+    /// The ids of the topics that are read.
+    ids: BTreeMap<String, String>,
     /// Numbers of partitions in whose queues something may be.
     ready: (Sender<usize>, Receiver<usize>),
     batch: BatchBuilder,
-    value: Vec<u8>,
     /// Records that may still be read.
     left: Option<u64>,
     deadline: Option<Instant>,
@@ -246,9 +249,9 @@ impl ReaderThread {
             pattern,
             assigned: Vec::new(),
             known: BTreeSet::new(),
+            ids: BTreeMap::new(),
             ready: crossbeam_channel::unbounded(),
             batch: BatchBuilder::new(),
-            value: Vec::new(),
             looked: Instant::now(),
             stopped: false,
         })
@@ -318,7 +321,17 @@ impl ReaderThread {
         found: &BTreeSet<PartitionName>,
     ) -> Result<(), Trouble> {
         let mut gone = Vec::new();
+        let ids = self.partitions().ids(mine.keys().map(|name| name.topic.as_str()));
         for (name, position) in &mut *mine {
+            if let (Some(was), Some(is)) = (&position.topic_id, ids.get(&name.topic))
+                && was != is
+                && found.contains(name)
+            {
+                self.lost(made_anew(name, position.offset))?;
+                position.offset = self.partitions().ends(name)?.0;
+                position.topic_id = Some(is.clone());
+                continue;
+            }
             if !found.contains(name) {
                 self.lost(format!(
                     "{name}, which the job has read up to offset {}, is not there any more",
@@ -360,7 +373,14 @@ impl ReaderThread {
         )))
     }
 
-    fn assign(&mut self, positions: Vec<PartitionPosition>) -> Result<(), Trouble> {
+    fn assign(&mut self, mut positions: Vec<PartitionPosition>) -> Result<(), Trouble> {
+        let ids = self.partitions().ids(positions.iter().map(|position| position.topic.as_str()));
+        for position in &mut positions {
+            position.topic_id = ids.get(&position.topic).cloned().or(position.topic_id.take());
+            if let Some(id) = &position.topic_id {
+                self.ids.insert(position.topic.clone(), id.clone());
+            }
+        }
         let mut list = TopicPartitionList::with_capacity(positions.len());
         let first = self.assigned.len();
         for (index, position) in (first..).zip(&positions) {
@@ -422,7 +442,7 @@ impl ReaderThread {
             let is_over = self.is_over();
             let is_enough = ticks || self.ready.1.is_empty() || self.batch.bytes() >= BATCH_BYTES;
             if (is_over || is_enough) && !self.hand_on() {
-                return Err(Trouble::Stopped);
+                return self.leave();
             }
             if is_over {
                 self.stopped = true;
@@ -464,6 +484,7 @@ impl ReaderThread {
             Ok(None) | Err(Trouble::NoTopic(_)) => return Ok(()),
             Err(other) => return Err(other),
         };
+        self.check_ids()?;
         let new: Vec<PartitionName> = found.difference(&self.known).cloned().collect();
         let mine: Vec<PartitionName> = new.iter().filter(|name| self.is_mine(name)).cloned().collect();
         if !mine.is_empty() {
@@ -471,6 +492,26 @@ impl ReaderThread {
             self.assign(begun)?;
         }
         self.known.extend(new);
+        Ok(())
+    }
+
+    /// That the topics that are read are still those that they were. Where they are not and that is no failure, they are read
+    /// from their start.
+    fn check_ids(&mut self) -> Result<(), Trouble> {
+        let ids = self.partitions().ids(self.ids.keys().map(String::as_str));
+        for (topic, id) in ids {
+            let Some(was) = self.ids.insert(topic.clone(), id.clone()).filter(|was| *was != id) else { continue };
+            tracing::info!(topic, was, is = id, "a Kafka topic was made anew");
+            for index in 0..self.assigned.len() {
+                let Assigned { name, offset, ended, .. } = &self.assigned[index];
+                if name.topic == topic && !ended {
+                    self.lost(made_anew(name, *offset))?;
+                    let start = self.partitions().ends(&name.clone())?.0;
+                    self.go_on_from(index, start)?;
+                }
+            }
+            self.tell.say(FromReader::MadeAnew { topic, id });
+        }
         Ok(())
     }
 
@@ -523,17 +564,15 @@ impl ReaderThread {
             value: message.payload(),
             headers: if self.task.element.wants_headers() { headers(message) } else { Vec::new() },
         };
-        self.value.clear();
-        let encoded = self.task.element.encode(&mut self.value, &record);
         let at = partition.time.of_record(timestamp, now());
+        let element = &self.task.element;
+        let encoded = self.batch.try_push_with(at, |out| {
+            encode_windowed_header(out, at, &[b""], PANE_NO_FIRING);
+            element.encode(out, &record)
+        });
         encoded.map_err(|bad| {
             Trouble::Failed(format!("the record at offset {} of {}: {bad}", message.offset(), partition.name))
         })?;
-        let value = &self.value;
-        self.batch.push_with(at, |out| {
-            encode_windowed_header(out, at, &[b""], PANE_NO_FIRING);
-            out.extend_from_slice(value);
-        });
         partition.offset = message.offset() + 1;
         partition.moved = true;
         partition.ended = partition.stop.is_some_and(|stop| partition.offset >= stop);
@@ -647,6 +686,10 @@ impl ReaderThread {
         }
         Ok(())
     }
+}
+
+fn made_anew(name: &PartitionName, offset: i64) -> String {
+    format!("the topic of {name} was deleted and made anew since the job has read it up to offset {offset}")
 }
 
 fn headers<'a>(message: &'a BorrowedMessage<'_>) -> Vec<HeaderView<'a>> {

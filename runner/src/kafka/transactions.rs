@@ -216,8 +216,12 @@ impl Transactions {
         let list = self.offset(Offset::Invalid)?;
         let found = self.group.committed_offsets(list, CALL);
         let found = found.map_err(|error| fault(&error, "reading the epoch that was committed"))?;
-        self.epoch = match found.find_partition(&self.form.write.topic, 0).map(|found| found.offset()) {
-            Some(Offset::Offset(epoch)) => u64::try_from(epoch).ok(),
+        let found = found.find_partition(&self.form.write.topic, 0);
+        let found =
+            found.ok_or_else(|| Fault::Passing("the epoch that was committed is not in the answer".to_owned()))?;
+        found.error().map_err(|error| fault(&error, "reading the epoch that was committed"))?;
+        self.epoch = match found.offset() {
+            Offset::Offset(epoch) => u64::try_from(epoch).ok(),
             _ => None,
         };
         Ok(())

@@ -192,6 +192,10 @@ impl ReadOperator {
                     self.positions.has_looked = true;
                     self.positions.partitions.extend(partitions);
                 }
+                Ok(FromReader::MadeAnew { topic, id }) => {
+                    let of_topic = self.positions.partitions.iter_mut().filter(|partition| partition.topic == topic);
+                    of_topic.for_each(|partition| partition.topic_id = Some(id.clone()));
+                }
                 Ok(FromReader::Read(reading)) => sent += self.send(reading),
                 Ok(FromReader::Ended) => return self.end(),
                 Ok(FromReader::Failed(what)) => return self.fail(Fault::Environment, what),
@@ -231,11 +235,12 @@ impl ReadOperator {
     /// Nothing more will come.
     fn end(&mut self) {
         self.commit_when_durable();
-        if let Some((reader, _)) = &self.reader {
+        if let Some((reader, told)) = self.reader.take() {
+            // The reader may be waiting to tell something.
+            drop(told);
             reader.stop();
         }
         self.capability = None;
-        self.reader = None;
     }
 
     fn hold(&mut self) {
