@@ -18,6 +18,8 @@ use super::topic_ids;
 
 /// How long one question to a broker may take.
 const ASK: Duration = Duration::from_secs(10);
+/// How long a question may take that can be asked again.
+const SOON: Duration = Duration::from_secs(2);
 /// How long nothing may answer before a job is told that nothing will.
 const GIVE_UP: Duration = Duration::from_secs(60);
 
@@ -170,6 +172,29 @@ impl Partitions<'_> {
     /// The first offset of a partition, and the one behind its last.
     pub(super) fn ends(&self, name: &PartitionName) -> Result<(i64, i64), Trouble> {
         self.ask(|| self.consumer.fetch_watermarks(&name.topic, name.partition, ASK), &name.to_string())
+    }
+
+    /// Where partitions end now, if brokers say so soon.
+    pub(super) fn ends_now<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a PartitionName>,
+    ) -> Option<BTreeMap<&'a PartitionName, i64>> {
+        let names: Vec<&PartitionName> = names.into_iter().collect();
+        let mut list = TopicPartitionList::with_capacity(names.len());
+        for name in &names {
+            // The time that stands for the end.
+            list.add_partition_offset(&name.topic, name.partition, Offset::End).ok()?;
+        }
+        if names.is_empty() {
+            return Some(BTreeMap::new());
+        }
+        let found = self.consumer.offsets_for_times(list, SOON).ok()?;
+        let end = |name: &'a PartitionName| {
+            let found = found.find_partition(&name.topic, name.partition)?;
+            found.error().ok()?;
+            Some((name, found.offset().to_raw().filter(|end| *end >= 0)?))
+        };
+        Some(names.into_iter().filter_map(end).collect())
     }
 
     fn list(names: &[PartitionName], offset: Offset) -> Result<TopicPartitionList, Trouble> {

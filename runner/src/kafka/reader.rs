@@ -23,7 +23,7 @@ use super::config::{self, FAIL_ON_DATA_LOSS};
 use super::partitions::{PartitionName, Partitions};
 use super::position::{PartitionPosition, SavedPositions, owner};
 use super::record::{HeaderView, ReadElement, ReadRecord, TimestampType};
-use super::spec::KafkaRead;
+use super::spec::{KafkaRead, TimestampPolicy};
 use super::timestamps::PartitionTime;
 use crate::element::{Batch, BatchBuilder, PANE_NO_FIRING, encode_windowed_header};
 
@@ -35,6 +35,8 @@ const BATCHES_WAITING: usize = 4;
 const TURN: usize = 1000;
 /// How often all is looked after that does not come by itself.
 const TICK: Duration = Duration::from_millis(100);
+/// How often brokers are asked where partitions end that have nothing more.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 /// How long the end may take.
 const LEAVING: Duration = Duration::from_secs(5);
 
@@ -216,6 +218,8 @@ struct ReaderThread {
     left: Option<u64>,
     deadline: Option<Instant>,
     looked: Instant,
+    /// When brokers were asked last where partitions end.
+    asked: Instant,
     stopped: bool,
 }
 
@@ -253,6 +257,7 @@ impl ReaderThread {
             ready: crossbeam_channel::unbounded(),
             batch: BatchBuilder::new(),
             looked: Instant::now(),
+            asked: Instant::now(),
             stopped: false,
         })
     }
@@ -463,18 +468,45 @@ impl ReaderThread {
                 self.read(index)?;
             }
         }
-        let now = now();
-        for partition in self.assigned.iter_mut().filter(|partition| partition.at_end) {
-            let before = partition.time.watermark();
-            partition.time.is_idle(now);
-            partition.moved |= partition.time.watermark() != before;
-        }
+        self.let_time_pass();
         let every = Duration::from_millis(self.task.read.discover_every);
         if !every.is_zero() && self.looked.elapsed() >= every && !self.task.read.is_for_one_worker() {
             self.looked = Instant::now();
             self.look_again()?;
         }
         Ok(())
+    }
+
+    /// Moves the watermarks of partitions that have nothing more. That one had its end reached says nothing of later: this thread
+    /// may have slept, or the broker been away. So brokers are asked where partitions end; of one that was read up to there,
+    /// nothing is missing that came before the question.
+    fn let_time_pass(&mut self) {
+        let asked_at = now();
+        let mut idle: Vec<usize> = (0..self.assigned.len()).filter(|index| !self.assigned[*index].ended).collect();
+        // What is read gets the time at which it is read, so nothing can be late.
+        if self.task.read.timestamps != TimestampPolicy::ProcessingTime {
+            if self.asked.elapsed() < ASK_EVERY {
+                return;
+            }
+            self.asked = Instant::now();
+            idle.retain(|index| self.assigned[*index].at_end);
+            let names = idle.iter().map(|index| &self.assigned[*index].name);
+            let Some(ends) = self.partitions().ends_now(names) else { return };
+            let positions = self.consumer.position().ok();
+            idle.retain(|index| {
+                let Assigned { name, offset, .. } = &self.assigned[*index];
+                // What stands before the end may be no record, and is stepped over.
+                let position = positions.as_ref().and_then(|all| all.find_partition(&name.topic, name.partition));
+                let position = position.map(|found| found.offset()).and_then(Offset::to_raw).unwrap_or(0).max(*offset);
+                ends.get(name).is_some_and(|end| position >= *end)
+            });
+        }
+        for index in idle {
+            let partition = &mut self.assigned[index];
+            let before = partition.time.watermark();
+            partition.time.is_idle(asked_at);
+            partition.moved |= partition.time.watermark() != before;
+        }
     }
 
     /// Looks for partitions that came later. One that is briefly absent is not forgotten.
