@@ -551,7 +551,14 @@ class Durable(KafkaTest):
 
 
 class Faults(KafkaTest):
-  """What real sources and sinks got wrong, each by name."""
+  """What real sources and sinks got wrong, each by name.
+
+  A transaction that outlives its timeout, a timeout above the broker's, a request that comes late (`Durable`, the broker killed),
+  death between the checkpoint and the transaction, ids that two jobs share, rescaling before the first checkpoint (`Durable`), a
+  transaction left open, errors of delivery that nobody hears, a producer that is fenced, an offset or an id that the broker forgot, a
+  topic made anew, partitions added (`Reads`), offsets committed too early, transactions of nothing, a bounded read that never
+  ends, a producer left behind a checkpoint, a topic that is away for a while (`Durable`).
+  """
 
   def make_broker(self):
     # Everything that brokers do after a while they do soon.
@@ -621,6 +628,37 @@ class Faults(KafkaTest):
     time.sleep(0.5)
     self.broker.wake()
     self.check(20)
+
+  def test_restart_while_the_broker_is_away(self):
+    """Nothing is saved before it is known where partitions begin: that would be a checkpoint of a job that has read nothing."""
+    self.topics()
+    job = self.start(self.copy)
+    self.written(10)
+    checkpoint = self.service.checkpoint()
+    self.broker.pause()
+    for _ in range(2):
+      job.kill()
+      time.sleep(3)
+    self.broker.wake()
+    service.wait_for('a checkpoint', lambda: self.service.checkpoint() > checkpoint)
+    job.kill()
+    self.written(10, 10)
+    self.check(20)
+
+  def test_sink_of_another_topic_goes_on_from_a_savepoint(self):
+    """What is in doubt is of the topic that it was for."""
+    self.topics()
+    job = self.start(self.copy)
+    self.broker.produce(self.source, self.records(10))
+    self.broker.read(self.sink, 10)
+    path = self.service.run('savepoint', '--stop', job.result._job_id).strip()
+    job.end()
+    first, self.sink = self.sink, self.sink + '-2'
+    self.broker.create_topic(self.sink)
+    self.start(self.copy, '--savepoint_path=%s' % path)
+    self.broker.produce(self.source, self.records(10, 10))
+    self.assertEqual(sorted(int(record.value.split()[0]) for record in self.broker.read(self.sink, 10)), list(range(10, 20)))
+    self.assertEqual(len(self.broker.read_all(first)), 10)
 
   def test_two_copies_of_a_job(self):
     """Each of them writes everything once."""

@@ -31,6 +31,9 @@ use crate::recovery::{self, Ballot, Election, JobStore, SaveError, Term};
 use crate::supervisor::{Agents, CheckpointStorage, Records, Supervisor, SupervisorConfig};
 use crate::temporary::{TempError, TempRoot};
 
+/// Bytes of a transform that is to be expanded, with all that its pipeline has so far.
+const LARGEST_EXPANSION: usize = 64 << 20;
+
 /// How a job service is set up. [`ServiceConfig::default`] listens on free ports of the loopback address.
 #[derive(Clone, Debug)]
 pub struct ServiceConfig {
@@ -287,7 +290,7 @@ impl Service {
             .add_service(ArtifactStagingServiceServer::new(staging).max_decoding_message_size(usize::MAX))
             .add_service(ArtifactRetrievalServiceServer::new(Retrieval::new(store, grants)))
             .add_service(SavepointsServer::new(savepoints))
-            .add_service(ExpansionServiceServer::new(KafkaExpansion).max_decoding_message_size(usize::MAX))
+            .add_service(ExpansionServiceServer::new(KafkaExpansion).max_decoding_message_size(LARGEST_EXPANSION))
             .add_service(ControlServer::new(control).max_decoding_message_size(usize::MAX))
             .prepare();
 

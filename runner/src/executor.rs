@@ -128,8 +128,10 @@ pub enum Fault {
     User,
     /// The environment that runs it: a harness that died, never came, or spoke nonsense.
     Environment,
-    /// Ferrobeam or the machine below it (a full disk).
+    /// Ferrobeam or the machine below it (a full disk), or what it talks to (a broker that does not answer): it may pass.
     Runner,
+    /// What the job reads or writes is not as it must be, and only its owner can say what is to be done (records that are gone).
+    Owner,
 }
 
 /// Why a bundle failed.

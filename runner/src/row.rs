@@ -108,7 +108,7 @@ impl RowType {
 
     /// Decodes the row at the start of `bytes`; gives its fields, and its length.
     pub fn decode<'a>(&self, bytes: &'a [u8]) -> Result<(Vec<Value<'a>>, usize), ElementError> {
-        let mut reader = Reader { bytes, at: 0 };
+        let mut reader = Reader { bytes, at: 0, values: MOST_VALUES };
         let row = reader.row(self)?;
         Ok((row, reader.at))
     }
@@ -156,7 +156,12 @@ fn value_type(ty: &pb::FieldType, depth: usize) -> Option<ValueType> {
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Values that may still be made: fields that are not there have no bytes, so bytes do not bound them.
+    values: usize,
 }
+
+/// Values in a row, in all.
+const MOST_VALUES: usize = 1 << 22;
 
 impl<'a> Reader<'a> {
     fn take(&mut self, length: usize) -> Result<&'a [u8], ElementError> {
@@ -196,6 +201,8 @@ impl<'a> Reader<'a> {
         if count > ty.fields.len() as u64 {
             return Err(ElementError::malformed("a row with more fields than its schema".to_owned()));
         }
+        let too_many = || ElementError::malformed("a row with more values than are accepted".to_owned());
+        self.values = self.values.checked_sub(ty.fields.len()).ok_or_else(too_many)?;
         let nulls = self.prefixed()?;
         let is_null = |index: usize| nulls.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 == 1);
         let mut row = Vec::with_capacity(ty.fields.len());

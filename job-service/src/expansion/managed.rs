@@ -112,7 +112,12 @@ fn yaml(text: &str) -> Result<BTreeMap<String, Setting>, ExpansionError> {
     if text.trim().is_empty() {
         return Ok(BTreeMap::new());
     }
-    let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|error| bad(error.to_string()))?;
+    // Without its words: they show what stands there, which may be a secret.
+    let at = |error: serde_saphyr::Error| match error.location() {
+        Some(at) => format!("see line {}, column {}", at.line(), at.column()),
+        None => "its form is wrong".to_owned(),
+    };
+    let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|error| bad(at(error)))?;
     match setting(value) {
         Setting::Map(values) => Ok(values),
         _ => Err(bad("it is no mapping".to_owned())),

@@ -124,6 +124,48 @@ fn a_write_is_a_composite_without_outputs_around_a_leaf_with_one() {
 }
 
 #[test]
+fn a_secret_in_yaml_that_is_wrong_is_not_shown() {
+    let fields = ["transform_identifier", "config"].map(|name| field(name, atomic(pb::AtomicType::String), false));
+    let schema = pb::Schema { fields: fields.into(), ..Default::default() };
+    let mut row = Vec::new();
+    let yaml = "topic: t\n  sasl.password: hunter2\n bootstrap";
+    let values = [text("beam:schematransform:org.apache.beam:kafka_read:v1"), text(yaml)];
+    encode_row(&mut row, &RowType::of(&schema).unwrap(), &values);
+    let payload = pb::SchemaTransformPayload {
+        identifier: "beam:transform:managed:v1".to_owned(),
+        configuration_schema: Some(schema),
+        configuration_row: row.into(),
+    };
+    let mut asked = request("beam:expansion:payload:schematransform:v1", go_read(&["t"], BYTES), &[]);
+    if let Some(spec) = asked.transform.as_mut().and_then(|transform| transform.spec.as_mut()) {
+        spec.payload = payload.encode_to_vec().into();
+    }
+    let said = expand(asked).unwrap_err().to_string();
+    assert!(said.starts_with("the configuration is no YAML that is understood: see line 2"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+/// Fields that are not there have no bytes: few of those stand for many values.
+#[test]
+fn a_small_request_for_very_many_values_is_refused() {
+    let wide = (0..6000).map(|index| field(&format!("f{index}"), atomic(pb::AtomicType::Int64), true)).collect();
+    let row = pb::RowType { schema: Some(pb::Schema { fields: wide, ..Default::default() }) };
+    let element = pb::FieldType { nullable: false, type_info: Some(TypeInfo::RowType(row)) };
+    let rows = TypeInfo::ArrayType(Box::new(pb::ArrayType { element_type: Some(Box::new(element)) }));
+    let schema = pb::Schema { fields: vec![field("Topics", rows, false)], ..Default::default() };
+    let mut bytes = vec![1, 0];
+    bytes.extend(25_000u32.to_be_bytes());
+    bytes.extend(std::iter::repeat_n([0, 0], 25_000).flatten());
+    let mut asked = request(READ, go_read(&["t"], BYTES), &[]);
+    if let Some(spec) = asked.transform.as_mut().and_then(|transform| transform.spec.as_mut()) {
+        let payload = pb::ExternalConfigurationPayload { schema: Some(schema), payload: bytes.into() };
+        spec.payload = payload.encode_to_vec().into();
+    }
+    let said = expand(asked).unwrap_err().to_string();
+    assert!(said.contains("more values than are accepted"), "{said}");
+}
+
+#[test]
 fn what_is_wrong_is_told_by_name() {
     let said = |request| expand(request).unwrap_err().to_string();
     let avro = said(request(READ, go_read(&["orders"], "io.confluent.kafka.serializers.KafkaAvroDeserializer"), &[]));

@@ -361,7 +361,7 @@ mod tests {
             message: "why".into(),
             lost_peer: false,
             may_pass: false,
-            damaged_checkpoint: 0,
+            ..v1::Failed::default()
         }));
         let metrics = Report::Metrics(v1::Metrics::default());
         assert!(reports.offer(metrics.clone()) && !reports.offer(metrics.clone()));

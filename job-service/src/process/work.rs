@@ -90,7 +90,7 @@ pub(super) async fn work(
         _ = orphaned.wait_for(|gone| *gone) => None,
     };
     let failed = matches!(ended, Some(Err(_)));
-    if let Some(Err(Failure { message, lost_peer, may_pass, damaged_checkpoint })) = &ended {
+    if let Some(Err(Failure { message, lost_peer, may_pass, damaged_checkpoint, needs_owner })) = &ended {
         let damaged_checkpoint = damaged_checkpoint.map_or(0, |epoch| epoch.0);
         // At once: other processes of the job are stopped while this one's environments are.
         reports.send(Report::Failed(v1::Failed {
@@ -98,6 +98,7 @@ pub(super) async fn work(
             lost_peer: *lost_peer,
             may_pass: *may_pass,
             damaged_checkpoint,
+            needs_owner: *needs_owner,
         }));
     }
     if ended.is_none() {
@@ -216,11 +217,13 @@ struct Failure {
     may_pass: bool,
     /// The checkpoint that the attempt began from, where a file of it is damaged.
     damaged_checkpoint: Option<Epoch>,
+    /// The job's owner has to mend it, and then to go on from a checkpoint.
+    needs_owner: bool,
 }
 
 impl From<String> for Failure {
     fn from(message: String) -> Failure {
-        Failure { message, lost_peer: false, may_pass: false, damaged_checkpoint: None }
+        Failure { message, lost_peer: false, may_pass: false, damaged_checkpoint: None, needs_owner: false }
     }
 }
 
@@ -231,8 +234,10 @@ impl From<JobFailure> for Failure {
             // What a harness says that makes no sense, it will say again.
             Fault::Environment => failure.environment.is_some(),
             Fault::Runner => true,
+            Fault::Owner => false,
         };
-        Failure { may_pass, ..Failure::from(failure.message) }
+        let needs_owner = failure.fault == Fault::Owner;
+        Failure { may_pass, needs_owner, ..Failure::from(failure.message) }
     }
 }
 
@@ -279,6 +284,7 @@ impl Part {
             lost_peer: !is_final && damaged.is_none_or(|damaged| damaged.own),
             may_pass: false,
             damaged_checkpoint: damaged.filter(|damaged| damaged.own).map(|damaged| damaged.epoch),
+            needs_owner: false,
         })?;
         let _ = self.checkpoints.set(taking);
         Ok(())

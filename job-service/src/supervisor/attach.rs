@@ -129,9 +129,9 @@ impl Attachment {
             Report::SaveFailed(v1::SaveFailed { epoch, why }) => {
                 self.signal(Signal::SaveFailed { index, epoch: Epoch(epoch), why });
             }
-            Report::Failed(v1::Failed { message, lost_peer, may_pass, damaged_checkpoint }) => {
+            Report::Failed(v1::Failed { message, lost_peer, may_pass, damaged_checkpoint, needs_owner }) => {
                 let damaged_checkpoint = (damaged_checkpoint > 0).then_some(Epoch(damaged_checkpoint));
-                self.signal(Signal::Failed { index, message, lost_peer, may_pass, damaged_checkpoint })
+                self.signal(Signal::Failed { index, message, lost_peer, may_pass, damaged_checkpoint, needs_owner })
             }
         }
     }

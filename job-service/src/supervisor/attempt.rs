@@ -43,6 +43,8 @@ pub(super) enum Signal {
         may_pass: bool,
         /// The checkpoint that the attempt began from, where a file of it is damaged.
         damaged_checkpoint: Option<Epoch>,
+        /// The job's owner has to mend it: the checkpoints stay.
+        needs_owner: bool,
     },
     Saved {
         index: u32,
@@ -334,7 +336,10 @@ impl Attempt {
                 self.completed.insert(index);
                 phase
             }
-            Signal::Failed { index, message, lost_peer, may_pass, damaged_checkpoint } => {
+            Signal::Failed { index, mut message, lost_peer, may_pass, damaged_checkpoint, needs_owner } => {
+                if let Some(kept) = checkpoints.as_mut().filter(|_| needs_owner) {
+                    message.extend(kept.keep());
+                }
                 if let (Some(checkpoints), Some(epoch)) = (checkpoints.as_mut(), damaged_checkpoint) {
                     checkpoints.distrust(epoch);
                 }

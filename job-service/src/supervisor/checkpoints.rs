@@ -127,14 +127,22 @@ pub(super) struct Checkpoints {
     /// The latest that was taken while this service ran the job.
     latest: Option<Epoch>,
     /// Who waits for the next savepoint, and for the one that is being taken.
-    asked: Vec<Answer>,
-    awaited: Vec<Answer>,
+    asked: Vec<Asked>,
+    awaited: Vec<Asked>,
     /// Savepoints that were taken. They stay.
     savepoints: u64,
-    /// Who waits for a savepoint wants the job to stop with it.
-    stops: bool,
+    /// They stay when the job fails.
+    kept: bool,
     /// Where the files are that it begins with, if they are another job's.
     restore_url: String,
+}
+
+/// Somebody who waits for a savepoint.
+#[derive(Debug)]
+struct Asked {
+    answer: Answer,
+    /// The job is to stop with it.
+    stop: bool,
 }
 
 /// Takes the path of a savepoint, or why there is none.
@@ -195,7 +203,7 @@ impl Checkpoints {
             asked: Vec::new(),
             awaited: Vec::new(),
             savepoints: 0,
-            stops: false,
+            kept: false,
         };
         (checkpoints, remarks)
     }
@@ -247,14 +255,12 @@ impl Checkpoints {
             }
             self.answer(&Err(why));
         }
-        if self.asked.is_empty() && self.awaited.is_empty() {
-            self.stops = false;
-        }
         self.wake = None;
         let mut decisions = self.coordinator.step(now, event);
         // Asked for while the attempt was being started: it is there to save now.
         if starts && !self.asked.is_empty() {
-            decisions.extend(self.coordinator.step(now, Event::SavepointAsked { stop: self.stops }));
+            let stop = self.asked.iter().any(|asked| asked.stop);
+            decisions.extend(self.coordinator.step(now, Event::SavepointAsked { stop }));
         }
         // Of what fails the attempt the attempt speaks.
         let told = !over && !decisions.iter().any(|decision| matches!(decision, Decision::FailJob { .. }));
@@ -379,21 +385,30 @@ impl Checkpoints {
 
     /// Answers once there is a savepoint.
     pub(super) fn ask_for_savepoint(&mut self, answer: Answer, stop: bool) {
-        self.asked.push(answer);
-        self.stops |= stop;
+        self.asked.push(Asked { answer, stop });
     }
 
     fn answer(&mut self, answer: &Result<String, String>) {
         for waiting in self.awaited.drain(..) {
             // Who asked may have gone.
-            let _ = waiting.send(answer.clone());
+            let _ = waiting.answer.send(answer.clone());
         }
+    }
+
+    /// They stay when the job fails. Gives what its owner is to know of that, if there are some.
+    pub(super) fn keep(&mut self) -> Option<String> {
+        self.kept = true;
+        let (url, job) = (self.storage.url.trim_end_matches('/'), &self.job);
+        self.has_some().then(|| {
+            format!("\n\nThe job's checkpoints stay: another goes on from them with --savepoint_path={url}/{job}")
+        })
     }
 
     /// Whether a job that ended like this leaves its last checkpoint behind.
     pub(super) fn stay_after(&self, end: State) -> bool {
         match end {
             _ if self.savepoints > 0 => true,
+            State::Failed if self.kept => true,
             State::Failed => self.externalized,
             State::Cancelled => self.externalized && self.retained_on_cancellation,
             State::Done | State::Drained => false,

@@ -39,6 +39,7 @@ struct FakeStore {
     written: Mutex<Vec<Manifest>>,
     errors: Mutex<Vec<ManifestError>>,
     latest: Mutex<Option<Restorable>>,
+    forgotten: Mutex<Vec<JobId>>,
 }
 
 #[tonic::async_trait]
@@ -63,7 +64,9 @@ impl ManifestStore for FakeStore {
 
     async fn discard(&self, _: JobId, _: NonZeroUsize) {}
 
-    async fn forget(&self, _: &JobId) {}
+    async fn forget(&self, job: &JobId) {
+        self.forgotten.lock().expect("no panic").push(job.clone());
+    }
 }
 
 impl Fleet {
@@ -188,25 +191,29 @@ impl Fake {
         self.attachment.report(Report::Failed(v1::Failed {
             message: "another hash".into(),
             lost_peer: true,
-            may_pass: false,
             damaged_checkpoint: checkpoint,
+            ..v1::Failed::default()
         }));
     }
 
     fn fails(&self, message: &str, lost_peer: bool) {
-        let (message, may_pass) = (message.into(), false);
-        self.attachment.report(Report::Failed(v1::Failed { message, lost_peer, may_pass, damaged_checkpoint: 0 }));
+        self.attachment.report(Report::Failed(v1::Failed {
+            message: message.into(),
+            lost_peer,
+            ..v1::Failed::default()
+        }));
     }
 
     /// Fails of something that is not the pipeline's fault.
     fn suffers(&self, message: &str) {
-        let (message, may_pass) = (message.into(), true);
-        self.attachment.report(Report::Failed(v1::Failed {
-            message,
-            lost_peer: false,
-            may_pass,
-            damaged_checkpoint: 0,
-        }));
+        let failed = v1::Failed { message: message.into(), may_pass: true, ..v1::Failed::default() };
+        self.attachment.report(Report::Failed(failed));
+    }
+
+    /// Fails of what only its owner can mend.
+    fn needs_its_owner(&self, message: &str) {
+        let failed = v1::Failed { message: message.into(), needs_owner: true, ..v1::Failed::default() };
+        self.attachment.report(Report::Failed(failed));
     }
 }
 
@@ -506,6 +513,28 @@ async fn a_job_with_a_checkpoint_waits_for_an_environment_and_one_without_does_n
         (3, &["ValueError".to_owned(), "FAILED".to_owned()][..]),
         "{course:?}"
     );
+}
+
+/// Such as one whose records are gone: what is to be done is for its owner to say, and then it goes on where it was.
+#[tokio::test]
+async fn a_job_that_needs_its_owner_fails_and_its_checkpoints_stay() {
+    let (mut fleet, store) = Fleet::durable(1);
+    let job = fleet.run(with_checkpoints(JobOptions { retries: None, ..retries(0) }, true));
+    let mut process = fleet.started().await;
+    process.deployed().await;
+    let epoch = process.checkpoint().await;
+    process.saved(epoch);
+    while process.order().await != Order::CheckpointCommitted(v1::CheckpointCommitted { epoch }) {}
+    process.needs_its_owner("records are gone");
+    while !matches!(process.order().await, Order::Stop(_)) {}
+    fleet.ended(&process.name, "ended with exit code 1");
+    let course = course(&job).await;
+    let said = format!(
+        "records are gone\n\nThe job's checkpoints stay: another goes on from them with --savepoint_path=memory:/{}",
+        job.id()
+    );
+    assert_eq!(course[course.len() - 2..], [said, "FAILED".to_owned()]);
+    assert_eq!(*store.forgotten.lock().expect("no panic"), [], "they are gone");
 }
 
 #[tokio::test]

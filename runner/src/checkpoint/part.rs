@@ -136,6 +136,8 @@ pub struct SavedSink {
     /// The `transactional.id` that they are written under, and the group whose offset tells whether they were: the epoch of
     /// the last checkpoint that was, for partition 0 of the sink's topic.
     pub transactional_id: String,
+    /// That topic.
+    pub topic: String,
 }
 
 impl PartHead {

@@ -46,6 +46,9 @@ pub enum ConfigError {
     Client(String),
 }
 
+/// Kilobytes that the consumer of a worker may fetch ahead, of all partitions.
+const FETCHED_AHEAD: usize = 64 << 10;
+
 /// A property of our own: set to `false`, a read goes on where data was lost, from the first record that is there, and without
 /// partitions that are gone.
 pub(super) const FAIL_ON_DATA_LOSS: &str = "ferrobeam.fail.on.data.loss";
@@ -53,6 +56,30 @@ pub(super) const FAIL_ON_DATA_LOSS: &str = "ferrobeam.fail.on.data.loss";
 /// See [`FAIL_ON_DATA_LOSS`].
 pub(super) fn fails_on_data_loss(user: &BTreeMap<String, String>) -> bool {
     user.get(FAIL_ON_DATA_LOSS).is_none_or(|fails| fails.trim() != "false")
+}
+
+/// Where a partition begins of which nothing is known: `auto.offset.reset`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reset {
+    Earliest,
+    Latest,
+    None,
+}
+
+impl Reset {
+    fn of(value: &str) -> Option<Reset> {
+        match value {
+            "earliest" | "smallest" | "beginning" => Some(Reset::Earliest),
+            "latest" | "largest" | "end" => Some(Reset::Latest),
+            "none" | "error" => Some(Reset::None),
+            _ => None,
+        }
+    }
+
+    /// What a user says; otherwise the default of Kafka's own consumers.
+    pub(super) fn said(user: &BTreeMap<String, String>) -> Reset {
+        user.get("auto.offset.reset").and_then(|said| Reset::of(said)).unwrap_or(Reset::Latest)
+    }
 }
 
 /// Who a configuration is for.
@@ -93,14 +120,9 @@ fn meaning(role: Role, name: &str) -> Option<Meaning> {
         | "group.instance.id"
         | "group.protocol"
         | "group.remote.assignor"
-        | "partitioner.ignore.keys"
         | "partitioner.adaptive.partitioning.enable"
         | "metadata.recovery.strategy" => Nothing,
-        "enable.auto.commit"
-        | "auto.commit.interval.ms"
-        | "auto.offset.reset"
-        | "enable.partition.eof"
-        | "enable.auto.offset.store" => Ours,
+        "enable.auto.commit" | "auto.commit.interval.ms" | "enable.partition.eof" | "enable.auto.offset.store" => Ours,
         "transactional.id" => Ours,
         "fetch.max.wait.ms" => Name("fetch.wait.max.ms"),
         "receive.buffer.bytes" => Name("socket.receive.buffer.bytes"),
@@ -108,7 +130,6 @@ fn meaning(role: Role, name: &str) -> Option<Meaning> {
         "max.request.size" => Name("message.max.bytes"),
         "socket.connection.setup.timeout.max.ms" => Name("socket.connection.setup.timeout.ms"),
         "request.timeout.ms" if role == Role::Consumer => Name("socket.timeout.ms"),
-        "client.dns.lookup" => Name("client.dns.lookup"),
         "ssl.truststore.certificates" => Name("ssl.ca.pem"),
         "ssl.keystore.certificate.chain" => Name("ssl.certificate.pem"),
         "ssl.keystore.key" => Name("ssl.key.pem"),
@@ -134,15 +155,21 @@ pub(super) fn consumer(user: &BTreeMap<String, String>) -> Result<ClientConfig, 
     config.set("enable.partition.eof", "true").set("auto.offset.reset", "error");
     // As Java's consumer has it, and every pipeline that was written for that.
     default(&mut config, user, "isolation.level", "read_uncommitted");
-    // What librdkafka fetches ahead comes on top of the job's budget of memory: 64 MiB a consumer is its own default.
-    default(&mut config, user, "queued.max.messages.kbytes", "16384");
-    default(&mut config, user, "queued.min.messages", "10000");
+    // A queue that was full is filled again as soon as there is room.
+    default(&mut config, user, "fetch.queue.backoff.ms", "10");
     default(&mut config, user, "fetch.wait.max.ms", "100");
     // librdkafka's consumers do not work without.
     if !config.config_map().contains_key("group.id") {
         config.set("group.id", "ferrobeam");
     }
     Ok(config)
+}
+
+/// Bounds what is fetched ahead of so many partitions, which comes on top of the job's budget of memory: librdkafka's own bound,
+/// of 64 MiB, is for each partition that has a queue of its own.
+pub(super) fn bound(config: &mut ClientConfig, user: &BTreeMap<String, String>, partitions: usize) {
+    let kilobytes = (FETCHED_AHEAD / partitions.max(1)).clamp(512, 16 << 10);
+    default(config, user, "queued.max.messages.kbytes", &kilobytes.to_string());
 }
 
 /// As [`consumer`], for a writer.
@@ -216,6 +243,18 @@ fn translate(role: Role, user: &BTreeMap<String, String>) -> Result<ClientConfig
                 if !matches!(value.trim(), "true" | "false") {
                     let why = "it is to be true or false".to_owned();
                     return Err(ConfigError::Refused { name: name.clone(), why });
+                }
+            }
+            "auto.offset.reset" => {
+                if Reset::of(&value).is_none() {
+                    let why = format!("it is {value}: there are earliest, latest and none");
+                    return Err(ConfigError::Refused { name: name.clone(), why });
+                }
+            }
+            "partitioner.ignore.keys" => {
+                if value != "false" {
+                    let why = "records of a key go to one partition here; give them no key";
+                    return Err(ConfigError::Unsupported { name: name.clone(), why });
                 }
             }
             "buffer.memory" => {

@@ -9,13 +9,13 @@
 
 mod client;
 mod config;
+mod native;
 mod partitions;
 mod position;
 pub(crate) mod reader;
 mod record;
 mod spec;
 mod timestamps;
-mod topic_ids;
 pub(crate) mod transactions;
 pub(crate) mod writer;
 

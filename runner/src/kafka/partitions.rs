@@ -10,11 +10,11 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use regex::Regex;
 
 use super::client::Context;
-use super::config;
+use super::config::{self, Reset};
+use super::native;
 use super::position::PartitionPosition;
 use super::reader::Trouble;
 use super::spec::KafkaRead;
-use super::topic_ids;
 
 /// How long one question to a broker may take.
 const ASK: Duration = Duration::from_secs(10);
@@ -93,7 +93,7 @@ impl Partitions<'_> {
             if begun.elapsed() >= patience {
                 return Err(trouble.unwrap_or_else(|| {
                     let servers = self.read.consumer_config.get("bootstrap.servers").map_or("", String::as_str);
-                    Trouble::Failed(format!(
+                    Trouble::Passing(format!(
                         "no Kafka broker at {servers} has answered for {} s: look whether the address is right, whether it \
                          can be reached from here, and whether security.protocol and what belongs to it are set",
                         begun.elapsed().as_secs()
@@ -109,19 +109,20 @@ impl Partitions<'_> {
         if names.is_empty() {
             return Ok(Vec::new());
         }
+        // Before offsets are looked up by time: what comes between the two questions is not to be passed over.
+        let ends = names.iter().map(|name| self.ends(name)).collect::<Result<Vec<_>, _>>()?;
         let mut starts = match (self.read.start_time, config::group(&self.read.consumer_config)) {
             (Some(time), _) => self.at_time(names, time)?,
             (None, Some(_)) => self.committed(names)?,
             (None, None) => vec![None; names.len()],
         };
-        for (name, start) in names.iter().zip(&mut starts) {
-            let (low, high) = self.ends(name)?;
-            let reset = match self.read.consumer_config.get("auto.offset.reset").map(String::as_str) {
+        for ((name, start), (low, high)) in names.iter().zip(&mut starts).zip(&ends) {
+            let (low, high) = (*low, *high);
+            let reset = match Reset::said(&self.read.consumer_config) {
                 _ if self.read.start_time.is_some() => Some(high),
-                Some("earliest" | "smallest" | "beginning") => Some(low),
-                Some("none" | "error") => None,
-                // The default of Kafka's own consumers.
-                _ => Some(high),
+                Reset::Earliest => Some(low),
+                Reset::Latest => Some(high),
+                Reset::None => None,
             };
             let there = start.filter(|start| (low..=high).contains(start));
             *start = there.or(reset);
@@ -136,11 +137,8 @@ impl Partitions<'_> {
             None => vec![None; names.len()],
         };
         let mut positions = Vec::with_capacity(names.len());
-        for ((name, start), stop) in names.iter().zip(starts).zip(stops) {
-            let stop = match (self.read.stop_time, stop) {
-                (Some(_), None) => Some(self.ends(name)?.1),
-                (_, stop) => stop,
-            };
+        for (((name, start), stop), (_, high)) in names.iter().zip(starts).zip(stops).zip(ends) {
+            let stop = stop.or(self.read.stop_time.map(|_| high));
             positions.push(PartitionPosition {
                 topic: name.topic.clone(),
                 topic_id: None,
@@ -166,7 +164,7 @@ impl Partitions<'_> {
     /// The ids of the topics of `positions`, where they are known.
     pub(super) fn ids<'a>(&self, topics: impl IntoIterator<Item = &'a str>) -> BTreeMap<String, String> {
         let topics: BTreeSet<&str> = topics.into_iter().collect();
-        topic_ids::of(self.consumer, topics, ASK)
+        native::topic_ids(self.consumer, topics, ASK)
     }
 
     /// The first offset of a partition, and the one behind its last.
@@ -241,8 +239,11 @@ impl Partitions<'_> {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            if !passes(&error) || begun.elapsed() >= GIVE_UP {
+            if !passes(&error) {
                 return Err(Trouble::Failed(format!("{what}: {error}")));
+            }
+            if begun.elapsed() >= GIVE_UP {
+                return Err(Trouble::Passing(format!("{what}: {error}")));
             }
             std::thread::sleep(Duration::from_millis(100));
         }

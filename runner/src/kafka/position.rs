@@ -27,8 +27,17 @@ pub struct SavedPositions {
     /// Whether it has looked at all partitions that there were as the job began. One that it does not know is new then, and
     /// is read from its start.
     pub has_looked: bool,
+    /// The topics of which it has.
+    #[serde(default)]
+    pub topics: Vec<String>,
     /// Records that were read so far.
     pub records: u64,
+    /// For how many milliseconds it has read.
+    #[serde(default)]
+    pub millis: u64,
+    /// It has read all that it was to read.
+    #[serde(default)]
+    pub ended: bool,
     /// The partitions.
     pub partitions: Vec<PartitionPosition>,
 }

@@ -5,24 +5,25 @@
 //! librdkafka stops fetching.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
-use rdkafka::Offset;
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp as RecordTime};
-use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::message::{BorrowedMessage, Message, Timestamp as RecordTime};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use regex::Regex;
 
 use super::client::{Context, Warn};
 use super::config::{self, FAIL_ON_DATA_LOSS};
+use super::native;
 use super::partitions::{PartitionName, Partitions};
 use super::position::{PartitionPosition, SavedPositions, owner};
-use super::record::{HeaderView, ReadElement, ReadRecord, TimestampType};
+use super::record::{ReadElement, ReadRecord, TimestampType};
 use super::spec::{KafkaRead, TimestampPolicy};
 use super::timestamps::PartitionTime;
 use crate::element::{Batch, BatchBuilder, PANE_NO_FIRING, encode_windowed_header};
@@ -38,7 +39,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often brokers are asked where partitions end that have nothing more.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 /// How long the end may take.
-const LEAVING: Duration = Duration::from_secs(5);
+const LEAVING: Duration = Duration::from_secs(2);
 
 /// What a reader is to do.
 pub(crate) struct ReaderTask {
@@ -62,8 +63,16 @@ pub(crate) enum FromReader {
     Read(Reading),
     /// Nothing more will come.
     Ended,
-    /// Nothing more can come. In words for the job's owner.
-    Failed(String),
+    /// Nothing more can come.
+    Failed(KafkaFailure),
+}
+
+/// Why a reader or a writer cannot go on, in words for the job's owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KafkaFailure {
+    pub(crate) message: String,
+    /// It may be otherwise another time. If not, the owner has to mend something.
+    pub(crate) may_pass: bool,
 }
 
 /// Some elements, and how far partitions are with them.
@@ -93,7 +102,9 @@ enum ToReader {
 #[derive(Debug)]
 pub(super) enum Trouble {
     NoTopic(String),
+    /// It will not be otherwise another time.
     Failed(String),
+    Passing(String),
     Stopped,
 }
 
@@ -104,7 +115,10 @@ pub(crate) struct Reader(Arc<Running>);
 #[derive(Debug)]
 struct Running {
     commands: Mutex<Option<Sender<ToReader>>>,
-    thread: Mutex<Option<(JoinHandle<()>, Receiver<()>)>>,
+    /// Commits that were ordered and are not done.
+    pending: Arc<AtomicUsize>,
+    /// Ends with the thread.
+    ended: Receiver<()>,
 }
 
 impl Reader {
@@ -117,27 +131,30 @@ impl Reader {
         let (tell, told) = crossbeam_channel::bounded(BATCHES_WAITING);
         let (commands, orders) = crossbeam_channel::unbounded();
         let (alive, ended) = crossbeam_channel::bounded(0);
-        let wake = Arc::new(wake);
-        let thread = std::thread::Builder::new().name("kafka-read".into()).spawn(move || {
-            let _alive = alive;
+        let pending = Arc::new(AtomicUsize::new(0));
+        let (wake, of_thread) = (Arc::new(wake), Arc::clone(&pending));
+        std::thread::Builder::new().name("kafka-read".into()).spawn(move || {
+            let _alive: Sender<()> = alive;
             let tell = Tell { tell, wake: wake.clone() };
-            match ReaderThread::begin(task, warn, orders, tell.clone()).and_then(ReaderThread::run) {
-                Ok(()) | Err(Trouble::Stopped) => {}
-                Err(Trouble::NoTopic(topic)) => {
-                    let what = format!("there is no Kafka topic {topic}: create it, or correct its name");
-                    tell.say(FromReader::Failed(what));
-                }
-                Err(Trouble::Failed(message)) => {
-                    tell.say(FromReader::Failed(message));
-                }
-            }
+            let orders = Orders { orders, pending: of_thread };
+            let failure = match ReaderThread::begin(task, warn, orders, tell.clone()).and_then(ReaderThread::run) {
+                Ok(()) | Err(Trouble::Stopped) => return,
+                Err(Trouble::NoTopic(topic)) => KafkaFailure {
+                    message: format!("there is no Kafka topic {topic}: create it, or correct its name"),
+                    may_pass: true,
+                },
+                Err(Trouble::Failed(message)) => KafkaFailure { message, may_pass: false },
+                Err(Trouble::Passing(message)) => KafkaFailure { message, may_pass: true },
+            };
+            tell.say(FromReader::Failed(failure));
         })?;
-        let running = Running { commands: Mutex::new(Some(commands)), thread: Mutex::new(Some((thread, ended))) };
+        let running = Running { commands: Mutex::new(Some(commands)), pending, ended };
         Ok((Reader(Arc::new(running)), told))
     }
 
     /// Has what was read so far committed to the group.
     pub(crate) fn commit(&self, positions: Vec<PartitionPosition>) {
+        self.0.pending.fetch_add(1, Ordering::AcqRel);
         self.0.order(ToReader::Commit(positions));
     }
 
@@ -160,13 +177,17 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         drop(self.commands.lock().unwrap_or_else(PoisonError::into_inner).take());
-        if let Some((thread, ended)) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
-            && ended.recv_timeout(LEAVING) == Err(RecvTimeoutError::Disconnected)
-        {
-            // It has ended: a panic of it was reported by the hook.
-            let _ = thread.join();
+        if self.pending.load(Ordering::Acquire) > 0 {
+            // The process may end with whoever lets go of it last.
+            let _ = self.ended.recv_timeout(LEAVING);
         }
     }
+}
+
+/// What a reader is told to do.
+struct Orders {
+    orders: Receiver<ToReader>,
+    pending: Arc<AtomicUsize>,
 }
 
 #[derive(Clone)]
@@ -196,15 +217,34 @@ struct Assigned {
     ended: bool,
     /// There is something about it that was not told.
     moved: bool,
+    is_ready: IsReady,
     queue: Option<PartitionQueue<Context>>,
+}
+
+/// Says that something may be in a partition's queue: once, until it is looked at.
+#[derive(Clone)]
+struct IsReady {
+    index: usize,
+    said: Arc<AtomicBool>,
+    ready: Sender<usize>,
+}
+
+impl IsReady {
+    fn say(&self) {
+        if !self.said.swap(true, Ordering::AcqRel) {
+            // Fails only when the reader is gone.
+            let _ = self.ready.send(self.index);
+        }
+    }
 }
 
 /// The thread's state.
 struct ReaderThread {
     task: ReaderTask,
+    warn: Warn,
     consumer: Arc<BaseConsumer<Context>>,
     context: Arc<Context>,
-    orders: Receiver<ToReader>,
+    orders: Orders,
     tell: Tell,
     pattern: Option<Regex>,
     assigned: Vec<Assigned>,
@@ -228,24 +268,30 @@ fn now() -> i64 {
     since.map_or(0, |since| since.as_millis() as i64)
 }
 
+fn client(configured: &ClientConfig, warn: Warn) -> Result<BaseConsumer<Context>, Trouble> {
+    let made = configured.create_with_context(Context::new(warn));
+    made.map_err(|error| Trouble::Failed(config::refused(error).to_string()))
+}
+
 impl ReaderThread {
-    fn begin(task: ReaderTask, warn: Warn, orders: Receiver<ToReader>, tell: Tell) -> Result<ReaderThread, Trouble> {
+    fn begin(task: ReaderTask, warn: Warn, orders: Orders, tell: Tell) -> Result<ReaderThread, Trouble> {
         let failed = |what: String| Trouble::Failed(what);
         let configured = config::consumer(&task.read.consumer_config).map_err(|error| failed(error.to_string()))?;
-        let consumer: BaseConsumer<Context> = configured
-            .create_with_context(Context::new(warn))
-            .map_err(|error| failed(config::refused(error).to_string()))?;
-        let consumer = Arc::new(consumer);
+        let consumer = Arc::new(client(&configured, Arc::clone(&warn))?);
         let context = Arc::clone(consumer.context());
         let pattern = match &task.read.topic_pattern {
             Some(pattern) => Some(whole(pattern).map_err(|error| failed(format!("the topic pattern: {error}")))?),
             None => None,
         };
-        let read_before: u64 = task.saved.iter().flatten().map(|saved| saved.records).sum();
+        let saved = || task.saved.iter().flatten();
+        let read_before: u64 = saved().map(|saved| saved.records).sum();
+        let millis_before = saved().map(|saved| saved.millis).max().unwrap_or(0);
+        let time_left = |time: u64| Duration::from_millis(time.saturating_sub(millis_before));
         Ok(ReaderThread {
             left: task.read.max_records.map(|most| most.saturating_sub(read_before)),
-            deadline: task.read.max_time.map(|time| Instant::now() + Duration::from_millis(time)),
+            deadline: task.read.max_time.and_then(|time| Instant::now().checked_add(time_left(time))),
             task,
+            warn,
             consumer,
             context,
             orders,
@@ -276,7 +322,9 @@ impl ReaderThread {
 
     /// Finds what there is to be read, and where to begin.
     fn look_first(&mut self) -> Result<(), Trouble> {
-        if self.task.read.is_for_one_worker() && self.task.worker != 0 {
+        let is_for_one = self.task.read.is_for_one_worker();
+        let had_ended = is_for_one && self.task.saved.iter().flatten().any(|saved| saved.ended);
+        if had_ended || (is_for_one && self.task.worker != 0) {
             self.stopped = true;
             self.tell.say(FromReader::Begun(Vec::new()));
             self.tell.say(FromReader::Ended);
@@ -284,10 +332,10 @@ impl ReaderThread {
         }
         let mut orders = Vec::new();
         let found = self.partitions().first(|| {
-            orders.extend(self.orders.try_iter());
+            orders.extend(self.orders.orders.try_iter());
             orders.iter().any(|order| matches!(order, ToReader::Stop))
         })?;
-        let saved = self.task.saved.take();
+        let saved = self.task.saved.clone();
         let mut mine: BTreeMap<PartitionName, PartitionPosition> = BTreeMap::new();
         for position in saved.iter().flatten().flat_map(|saved| &saved.partitions) {
             let name = PartitionName { topic: position.topic.clone(), partition: position.partition };
@@ -295,20 +343,51 @@ impl ReaderThread {
                 mine.insert(name, position.clone());
             }
         }
-        self.check_saved(&mut mine, &found)?;
+        let ids = self.ids_of(found.iter().filter(|name| self.is_mine(name)))?;
+        self.check_saved(&mut mine, &found, &ids)?;
         // One that nobody saved is new, unless who was to read it had not looked yet.
         let had_looked = |name: &PartitionName| {
-            let saved = saved.as_ref()?;
-            let shard = self.owner(name, saved.len());
-            Some(saved.get(shard).is_some_and(|saved| saved.has_looked))
+            let Some(saved) = &saved else { return false };
+            let of_owner = saved.get(self.owner(name, saved.len()));
+            // A topic that is read since then only begins as every first one does.
+            of_owner
+                .is_some_and(|saved| saved.has_looked && (self.pattern.is_some() || saved.topics.contains(&name.topic)))
         };
         let unknown = found.iter().filter(|name| self.is_mine(name) && !mine.contains_key(*name));
-        let (new, first): (Vec<_>, Vec<_>) = unknown.cloned().partition(|name| had_looked(name) == Some(true));
+        let (new, first): (Vec<_>, Vec<_>) = unknown.cloned().partition(had_looked);
         let mut begun: Vec<PartitionPosition> = mine.into_values().collect();
         begun.extend(self.partitions().starts(&first)?);
         begun.extend(self.partitions().starts_of_new(&new)?);
         self.known = found;
-        self.assign(begun)
+        self.bound(begun.len())?;
+        self.assign(begun, &ids)
+    }
+
+    /// The ids of topics. Where there is something to compare them with, they are asked for until there is an answer.
+    fn ids_of<'a>(&self, names: impl Iterator<Item = &'a PartitionName>) -> Result<BTreeMap<String, String>, Trouble> {
+        let topics: BTreeSet<&str> = names.map(|name| name.topic.as_str()).collect();
+        let saved = self.task.saved.iter().flatten().flat_map(|saved| &saved.partitions);
+        let known: BTreeSet<&str> =
+            saved.filter(|position| position.topic_id.is_some()).map(|position| position.topic.as_str()).collect();
+        for _ in 0..6 {
+            let ids = self.partitions().ids(topics.iter().copied());
+            if topics.iter().all(|topic| !known.contains(topic) || ids.contains_key(*topic)) {
+                return Ok(ids);
+            }
+        }
+        Err(Trouble::Passing(
+            "Kafka does not say which ids its topics have, by which those made anew are told".to_owned(),
+        ))
+    }
+
+    /// Takes a client that fetches no more ahead than there is room for so many partitions.
+    fn bound(&mut self, partitions: usize) -> Result<(), Trouble> {
+        let config = &self.task.read.consumer_config;
+        let mut configured = config::consumer(config).map_err(|error| Trouble::Failed(error.to_string()))?;
+        config::bound(&mut configured, config, partitions);
+        self.consumer = Arc::new(client(&configured, Arc::clone(&self.warn))?);
+        self.context = Arc::clone(self.consumer.context());
+        Ok(())
     }
 
     /// Whether the read still asks for a partition's topic: it may have changed since it was saved.
@@ -324,9 +403,9 @@ impl ReaderThread {
         &self,
         mine: &mut BTreeMap<PartitionName, PartitionPosition>,
         found: &BTreeSet<PartitionName>,
+        ids: &BTreeMap<String, String>,
     ) -> Result<(), Trouble> {
         let mut gone = Vec::new();
-        let ids = self.partitions().ids(mine.keys().map(|name| name.topic.as_str()));
         for (name, position) in &mut *mine {
             if let (Some(was), Some(is)) = (&position.topic_id, ids.get(&name.topic))
                 && was != is
@@ -378,10 +457,10 @@ impl ReaderThread {
         )))
     }
 
-    fn assign(&mut self, mut positions: Vec<PartitionPosition>) -> Result<(), Trouble> {
-        let ids = self.partitions().ids(positions.iter().map(|position| position.topic.as_str()));
+    fn assign(&mut self, mut positions: Vec<PartitionPosition>, ids: &BTreeMap<String, String>) -> Result<(), Trouble> {
         for position in &mut positions {
-            position.topic_id = ids.get(&position.topic).cloned().or(position.topic_id.take());
+            // One that was saved was compared.
+            position.topic_id = position.topic_id.take().or_else(|| ids.get(&position.topic).cloned());
             if let Some(id) = &position.topic_id {
                 self.ids.insert(position.topic.clone(), id.clone());
             }
@@ -391,6 +470,7 @@ impl ReaderThread {
         for (index, position) in (first..).zip(&positions) {
             let name = PartitionName { topic: position.topic.clone(), partition: position.partition };
             let ended = position.stop.is_some_and(|stop| position.offset >= stop);
+            let is_ready = IsReady { index, said: Arc::default(), ready: self.ready.0.clone() };
             let mut queue = None;
             if !ended {
                 // Before it is assigned, so that nothing of it goes elsewhere.
@@ -398,11 +478,8 @@ impl ReaderThread {
                 let Some(queue) = &mut queue else {
                     return Err(Trouble::Failed(format!("{name} is not a name that Kafka knows")));
                 };
-                let ready = self.ready.0.clone();
-                queue.set_nonempty_callback(move || {
-                    // Fails only when the reader is gone.
-                    let _ = ready.send(index);
-                });
+                let is_ready = is_ready.clone();
+                queue.set_nonempty_callback(move || is_ready.say());
                 list.add_partition_offset(&name.topic, name.partition, Offset::Offset(position.offset))
                     .map_err(|error| Trouble::Failed(format!("{name}: {error}")))?;
             }
@@ -414,6 +491,7 @@ impl ReaderThread {
                 at_end: false,
                 ended,
                 moved: false,
+                is_ready,
                 queue,
             });
         }
@@ -481,24 +559,24 @@ impl ReaderThread {
     /// may have slept, or the broker been away. So brokers are asked where partitions end; of one that was read up to there,
     /// nothing is missing that came before the question.
     fn let_time_pass(&mut self) {
+        let asks = self.asked.elapsed() >= ASK_EVERY;
         let asked_at = now();
+        if asks {
+            self.asked = Instant::now();
+            self.step_over_what_is_no_record();
+        }
         let mut idle: Vec<usize> = (0..self.assigned.len()).filter(|index| !self.assigned[*index].ended).collect();
         // What is read gets the time at which it is read, so nothing can be late.
         if self.task.read.timestamps != TimestampPolicy::ProcessingTime {
-            if self.asked.elapsed() < ASK_EVERY {
+            if !asks {
                 return;
             }
-            self.asked = Instant::now();
             idle.retain(|index| self.assigned[*index].at_end);
             let names = idle.iter().map(|index| &self.assigned[*index].name);
             let Some(ends) = self.partitions().ends_now(names) else { return };
-            let positions = self.consumer.position().ok();
             idle.retain(|index| {
                 let Assigned { name, offset, .. } = &self.assigned[*index];
-                // What stands before the end may be no record, and is stepped over.
-                let position = positions.as_ref().and_then(|all| all.find_partition(&name.topic, name.partition));
-                let position = position.map(|found| found.offset()).and_then(Offset::to_raw).unwrap_or(0).max(*offset);
-                ends.get(name).is_some_and(|end| position >= *end)
+                ends.get(name).is_some_and(|end| offset >= end)
             });
         }
         for index in idle {
@@ -506,6 +584,24 @@ impl ReaderThread {
             let before = partition.time.watermark();
             partition.time.is_idle(asked_at);
             partition.moved |= partition.time.watermark() != before;
+        }
+    }
+
+    /// Markers of transactions, and what was aborted or compacted away, have offsets: a partition that stands before them would
+    /// seem to have lost them when retention takes them.
+    fn step_over_what_is_no_record(&mut self) {
+        if !self.assigned.iter().any(|partition| partition.at_end) {
+            return;
+        }
+        let Ok(positions) = self.consumer.position() else { return };
+        for partition in self.assigned.iter_mut().filter(|partition| partition.at_end && !partition.ended) {
+            let position = positions.find_partition(&partition.name.topic, partition.name.partition);
+            if let Some(Offset::Offset(position)) = position.map(|found| found.offset())
+                && position > partition.offset
+            {
+                partition.offset = position;
+                partition.moved = true;
+            }
         }
     }
 
@@ -521,7 +617,8 @@ impl ReaderThread {
         let mine: Vec<PartitionName> = new.iter().filter(|name| self.is_mine(name)).cloned().collect();
         if !mine.is_empty() {
             let begun = self.partitions().starts_of_new(&mine)?;
-            self.assign(begun)?;
+            let ids = self.partitions().ids(mine.iter().map(|name| name.topic.as_str()));
+            self.assign(begun, &ids)?;
         }
         self.known.extend(new);
         Ok(())
@@ -549,6 +646,7 @@ impl ReaderThread {
 
     fn read(&mut self, index: usize) -> Result<(), Trouble> {
         let Some(queue) = self.assigned[index].queue.take() else { return Ok(()) };
+        self.assigned[index].is_ready.said.store(false, Ordering::Release);
         let mut more = true;
         for _ in 0..TURN {
             if self.assigned[index].ended || self.left == Some(0) || self.batch.bytes() >= BATCH_BYTES {
@@ -567,8 +665,7 @@ impl ReaderThread {
         if !partition.ended {
             partition.queue = Some(queue);
             if more {
-                // Fails only when the reader is gone.
-                let _ = self.ready.0.send(index);
+                partition.is_ready.say();
             }
         }
         Ok(())
@@ -594,7 +691,7 @@ impl ReaderThread {
             timestamp_type,
             key: message.key(),
             value: message.payload(),
-            headers: if self.task.element.wants_headers() { headers(message) } else { Vec::new() },
+            headers: if self.task.element.wants_headers() { native::headers(message) } else { Vec::new() },
         };
         let at = partition.time.of_record(timestamp, now());
         let element = &self.task.element;
@@ -684,7 +781,7 @@ impl ReaderThread {
 
     fn obey(&mut self) {
         loop {
-            match self.orders.try_recv() {
+            match self.orders.orders.try_recv() {
                 Ok(ToReader::Commit(positions)) => self.commit(&positions, CommitMode::Async),
                 Ok(ToReader::Stop) | Err(TryRecvError::Disconnected) => {
                     self.stopped = true;
@@ -706,12 +803,13 @@ impl ReaderThread {
         {
             self.context.tell("commit", || format!("offsets could not be committed to the Kafka group: {error}"));
         }
+        self.orders.pending.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Reads no more, and commits what is said until nobody is left to say so.
     fn leave(self) -> Result<(), Trouble> {
         let _ = self.consumer.unassign();
-        while let Ok(order) = self.orders.recv() {
+        while let Ok(order) = self.orders.orders.recv() {
             if let ToReader::Commit(positions) = order {
                 self.commit(&positions, CommitMode::Sync);
             }
@@ -722,11 +820,6 @@ impl ReaderThread {
 
 fn made_anew(name: &PartitionName, offset: i64) -> String {
     format!("the topic of {name} was deleted and made anew since the job has read it up to offset {offset}")
-}
-
-fn headers<'a>(message: &'a BorrowedMessage<'_>) -> Vec<HeaderView<'a>> {
-    let Some(headers) = message.headers() else { return Vec::new() };
-    headers.iter().map(|header| HeaderView { key: header.key.into(), value: header.value }).collect()
 }
 
 /// As Java's `Pattern.matches` has it, the whole of a name.

@@ -449,6 +449,8 @@ impl WriteElement {
         let fields = fields.iter().filter_map(|field| {
             let shape = match field.name.as_str() {
                 "payload" => Shape::Bytes,
+                // Whole, also where it is no partition.
+                "partition" => Shape::Int64,
                 name => known.fields[known.position(name)?].ty.shape.clone(),
             };
             Some(crate::row::FieldDef { name: field.name.clone(), ty: ValueType { nullable: field.nullable, shape } })

@@ -27,7 +27,7 @@ impl PartitionTime {
     pub(crate) fn of_record(&mut self, timestamp: Option<i64>, now: i64) -> Timestamp {
         let timestamp = match (self.policy, timestamp) {
             // A clock may be set back, and another machine's may be behind.
-            (TimestampPolicy::ProcessingTime, _) | (_, None) => now.max(self.greatest),
+            (TimestampPolicy::ProcessingTime, _) | (_, None) => now.max(self.greatest).max(self.watermark),
             (TimestampPolicy::CreateTime | TimestampPolicy::LogAppendTime, Some(timestamp)) => timestamp,
         };
         let timestamp = timestamp.clamp(Timestamp::MIN.0, Timestamp::END_OF_GLOBAL_WINDOW.0);

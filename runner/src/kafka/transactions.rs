@@ -24,7 +24,8 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::client::{Context, Warn};
 use super::config;
-use super::writer::{TransactionTask, WriteError, WrittenForm, drain, write};
+use super::reader::KafkaFailure;
+use super::writer::{TransactionTask, WriteError, WrittenForm, drain, for_owner, write};
 use crate::element::FrozenQueue;
 
 /// How long one call of a producer may take before it is made again.
@@ -37,12 +38,14 @@ const FENCED_AT_MOST: u32 = 5;
 /// without members after seven days, and producers' ids, too.
 const COMMIT_AGAIN: Duration = Duration::from_secs(12 * 3600);
 /// How long brokers let a transaction be open, unless the configuration says. It is held open only while it is written.
-const TRANSACTION_TIMEOUT: &str = "180000";
+const TRANSACTION_TIMEOUT: &str = "300000";
 
 /// What an attempt may have left: records of a checkpoint that may or may not be in Kafka.
 pub(crate) struct Recovery {
     /// The id that they were to be written under.
     pub(crate) id: String,
+    /// The topic of which partition 0 has the offset that tells, and that they were for.
+    pub(crate) topic: String,
     /// Their epoch.
     pub(crate) epoch: u64,
     pub(crate) records: Vec<FrozenQueue>,
@@ -75,9 +78,11 @@ pub(crate) struct Transactions {
 impl Transactions {
     /// Settles what an earlier attempt left: what of it Kafka lacks is written. Its id is this producer's now, so that whoever
     /// had it before writes no more.
-    pub(super) fn settle(form: &WrittenForm, recovery: Recovery, warn: &Warn) -> Result<Transactions, String> {
-        let Recovery { id, epoch, records } = recovery;
-        let mut transactions = Transactions::open(form, id, warn)?;
+    pub(super) fn settle(form: &WrittenForm, recovery: Recovery, warn: &Warn) -> Result<Transactions, KafkaFailure> {
+        let Recovery { id, topic, epoch, records } = recovery;
+        let mut form = form.clone();
+        form.write.topic = topic;
+        let mut transactions = Transactions::open(&form, id, warn)?;
         match transactions.epoch {
             Some(known) if known > epoch => warn(format!(
                 "topic {}: Kafka has what this job wrote up to checkpoint {known}, and the job starts from checkpoint {epoch}: \
@@ -88,22 +93,22 @@ impl Transactions {
             // There was nothing to be written.
             None if records.iter().all(FrozenQueue::is_empty) => {}
             None => {
-                return Err(format!(
+                return Err(for_owner(&format!(
                     "whether the records of checkpoint {epoch} are in topic {} cannot be known: the group {}, whose offset \
                      said so, has none any more. Brokers forget it after offsets.retention.minutes (7 days unless set) without \
                      the job, or somebody has deleted it. Compare the end of the topic with what the job wrote last, then \
                      set an offset of that group for partition 0 of the topic: {epoch} if the records are there, 0 if not",
                     form.write.topic, transactions.id
-                ));
+                )));
             }
         }
         transactions.write(epoch, &records)?;
         Ok(transactions)
     }
 
-    /// Whether this is the producer with that id.
-    pub(super) fn has_id(&self, id: &str) -> bool {
-        self.id == id
+    /// Whether this is the producer with that id, for that topic.
+    pub(super) fn is(&self, id: &str, topic: &str) -> bool {
+        self.id == id && self.form.write.topic == topic
     }
 
     /// Takes an id, for a job that starts from `first_epoch`, unless `own` has it.
@@ -112,7 +117,7 @@ impl Transactions {
         own: Option<Transactions>,
         TransactionTask { id, first_epoch }: TransactionTask,
         warn: &Warn,
-    ) -> Result<Transactions, String> {
+    ) -> Result<Transactions, KafkaFailure> {
         let mut transactions = match own {
             Some(own) => own,
             None => Transactions::open(form, id, warn)?,
@@ -124,14 +129,14 @@ impl Transactions {
         Ok(transactions)
     }
 
-    fn open(form: &WrittenForm, id: String, warn: &Warn) -> Result<Transactions, String> {
+    fn open(form: &WrittenForm, id: String, warn: &Warn) -> Result<Transactions, KafkaFailure> {
         let group = {
-            let mut configured = config::consumer(&group_config(form)).map_err(|error| error.to_string())?;
+            let mut configured = config::consumer(&group_config(form)).map_err(|error| for_owner(&error))?;
             // Only such a client waits for what is undecided.
             configured.set("group.id", &id).set("isolation.level", "read_committed");
             configured
                 .create_with_context(Context::new(Arc::clone(warn)))
-                .map_err(|error| config::refused(error).to_string())?
+                .map_err(|error| for_owner(&config::refused(error)))?
         };
         let producer = producer(form, &id, warn)?;
         let context = Arc::clone(producer.context());
@@ -151,7 +156,7 @@ impl Transactions {
     }
 
     /// Writes the records of an epoch, unless Kafka has them.
-    pub(super) fn write(&mut self, epoch: u64, records: &[FrozenQueue]) -> Result<(), String> {
+    pub(super) fn write(&mut self, epoch: u64, records: &[FrozenQueue]) -> Result<(), KafkaFailure> {
         if self.epoch.is_some_and(|known| known >= epoch) {
             return Ok(());
         }
@@ -162,7 +167,7 @@ impl Transactions {
         self.write_all(epoch, records)
     }
 
-    fn write_all(&mut self, epoch: u64, records: &[FrozenQueue]) -> Result<(), String> {
+    fn write_all(&mut self, epoch: u64, records: &[FrozenQueue]) -> Result<(), KafkaFailure> {
         let written = self.transaction(epoch, records);
         self.until_it_works(written, |this| {
             if this.epoch.is_some_and(|known| known >= epoch) { Ok(()) } else { this.transaction(epoch, records) }
@@ -183,19 +188,21 @@ impl Transactions {
         &mut self,
         mut outcome: Result<(), Fault>,
         again: impl Fn(&mut Transactions) -> Result<(), Fault>,
-    ) -> Result<(), String> {
+    ) -> Result<(), KafkaFailure> {
         let mut fenced = 0;
         loop {
             let why = match outcome {
                 Ok(()) => return Ok(()),
-                Err(Fault::Final(why)) => return Err(format!("topic {}: {why}", self.form.write.topic)),
+                Err(Fault::Final(why)) => return Err(for_owner(&format!("topic {}: {why}", self.form.write.topic))),
                 Err(Fault::Fenced(why)) => {
                     fenced += 1;
                     if fenced > FENCED_AT_MOST {
-                        return Err(format!(
-                            "topic {}: another producer takes the transactional.id {} again and again: {why}",
+                        let message = format!(
+                            "topic {}: the transactional.id {} is taken again and again, by another producer, or because records of a \
+                             checkpoint take longer to write than transaction.timeout.ms: {why}",
                             self.form.write.topic, self.id
-                        ));
+                        );
+                        return Err(KafkaFailure { message, may_pass: true });
                     }
                     why
                 }
@@ -245,12 +252,12 @@ impl Transactions {
                 })
             });
             match (failed, read) {
-                (Some(why), _) => return Err(self.unwritten(why)),
+                (Some(why), _) => return Err(self.unwritten(&why)),
                 (None, Err(error)) => return Err(Fault::Final(format!("data kept on disk: {error}"))),
                 (None, Ok(())) => {}
             }
         }
-        drain(&self.producer).map_err(|why| self.unwritten(why))?;
+        drain(&self.producer).map_err(|why| self.unwritten(&why))?;
         let epoch = i64::try_from(epoch).map_err(|_| Fault::Final(format!("an epoch of {epoch}")))?;
         let offset = self.offset(Offset::Offset(epoch))?;
         let group = self.group.group_metadata().ok_or_else(|| Fault::Final("a group without metadata".to_owned()))?;
@@ -261,50 +268,50 @@ impl Transactions {
     }
 
     /// What it means that records were not written: what the producer says of itself, if it does.
-    fn unwritten(&self, error: WriteError) -> Fault {
+    fn unwritten(&self, error: &WriteError) -> Fault {
         let why = error.to_string();
-        match (self.producer.client().fatal_error(), error) {
-            (_, WriteError::Malformed(_)) => Fault::Final(why),
-            (Some((code, _)), _) if is_fenced(code) => Fault::Fenced(why),
-            (_, WriteError::Undelivered(undelivered)) if undelivered.code.is_some_and(is_never_taken) => {
-                Fault::Final(why)
-            }
-            (_, WriteError::Undelivered(_)) => Fault::Passing(why),
+        match self.producer.client().fatal_error() {
+            Some((code, _)) if is_fenced(code) => Fault::Fenced(why),
+            _ if error.is_final() => Fault::Final(why),
+            _ => Fault::Passing(why),
         }
     }
-}
-
-/// Whether a record will not be taken however often it is sent.
-fn is_never_taken(code: RDKafkaErrorCode) -> bool {
-    use RDKafkaErrorCode as Code;
-    matches!(
-        code,
-        Code::MessageSizeTooLarge
-            | Code::InvalidRecord
-            | Code::TopicAuthorizationFailed
-            | Code::UnknownPartition
-            | Code::InvalidTopic
-    )
 }
 
 /// The client that reads epochs is of the producer's cluster and has its credentials.
 fn group_config(form: &WrittenForm) -> std::collections::BTreeMap<String, String> {
     let of_client = |name: &str| {
-        ["bootstrap.servers", "metadata.broker.list", "security.", "sasl.", "ssl.", "client.", "socket.", "enable.ssl"]
-            .iter()
-            .any(|start| name.starts_with(start))
+        [
+            "bootstrap.servers",
+            "metadata.broker.list",
+            "security.",
+            "sasl.",
+            "ssl.",
+            "client.",
+            "socket.",
+            "https.",
+            "enable.ssl",
+            "enable.sasl",
+        ]
+        .iter()
+        .any(|start| name.starts_with(start))
     };
     let config = form.write.producer_config.iter().filter(|(name, _)| of_client(name));
     config.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-fn producer(form: &WrittenForm, id: &str, warn: &Warn) -> Result<BaseProducer<Context>, String> {
-    let mut configured = config::producer(&form.write.producer_config).map_err(|error| error.to_string())?;
+fn producer(form: &WrittenForm, id: &str, warn: &Warn) -> Result<BaseProducer<Context>, KafkaFailure> {
+    let mut user = form.write.producer_config.clone();
+    // Nothing less is a transaction; and how long a record may take follows from how long a transaction may.
+    ["acks", "request.required.acks", "delivery.timeout.ms", "message.timeout.ms"]
+        .iter()
+        .for_each(|name| drop(user.remove(*name)));
+    let mut configured = config::producer(&user).map_err(|error| for_owner(&error))?;
     configured.set("transactional.id", id).set("enable.idempotence", "true");
     if !form.write.producer_config.contains_key("transaction.timeout.ms") {
         configured.set("transaction.timeout.ms", TRANSACTION_TIMEOUT);
     }
-    configured.create_with_context(Context::new(Arc::clone(warn))).map_err(|error| config::refused(error).to_string())
+    configured.create_with_context(Context::new(Arc::clone(warn))).map_err(|error| for_owner(&config::refused(error)))
 }
 
 fn is_fenced(code: RDKafkaErrorCode) -> bool {

@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::client::{Context, Undelivered, Warn};
 use super::config;
+use super::reader::KafkaFailure;
 use super::record::{WriteElement, WriteRecord};
 use super::spec::KafkaWrite;
 use super::transactions::{Recovery, Transactions};
@@ -46,6 +47,36 @@ pub(super) enum WriteError {
     Undelivered(#[from] Undelivered),
 }
 
+impl WriteError {
+    /// Whether records will not be taken however often they are sent.
+    pub(super) fn is_final(&self) -> bool {
+        use RDKafkaErrorCode as Code;
+        match self {
+            WriteError::Malformed(_) => true,
+            // Without a code it did not even come to a broker: the name of a topic is none.
+            WriteError::Undelivered(undelivered) => undelivered.code.is_none_or(|code| {
+                matches!(
+                    code,
+                    Code::MessageSizeTooLarge
+                        | Code::InvalidMessageSize
+                        | Code::InvalidRecord
+                        | Code::InvalidTimestamp
+                        | Code::TopicAuthorizationFailed
+                        | Code::UnknownPartition
+                        | Code::UnknownTopic
+                        | Code::UnknownTopicOrPartition
+                        | Code::InvalidTopic
+                        | Code::InvalidArgument
+                )
+            }),
+        }
+    }
+
+    fn failure(&self) -> KafkaFailure {
+        KafkaFailure { message: self.to_string(), may_pass: !self.is_final() }
+    }
+}
+
 /// Elements that are records.
 #[derive(Clone)]
 pub(crate) struct WrittenForm {
@@ -77,8 +108,8 @@ pub(crate) enum FromWriter {
     Ready,
     /// The records of the checkpoint that was ordered are in Kafka.
     Written,
-    /// It cannot go on. In words for the job's owner.
-    Failed(String),
+    /// It cannot go on.
+    Failed(KafkaFailure),
 }
 
 /// A running writer. It ends when this is dropped.
@@ -110,7 +141,7 @@ impl Writer {
             let mut own = None;
             let settled = recoveries.into_iter().try_for_each(|left| {
                 let settled = Transactions::settle(&form, left, &warn)?;
-                if transactions.as_ref().is_some_and(|task| settled.has_id(&task.id)) {
+                if transactions.as_ref().is_some_and(|task| settled.is(&task.id, &form.write.topic)) {
                     own = Some(settled);
                 }
                 Ok(())
@@ -126,8 +157,8 @@ impl Writer {
                     in_transactions(transactions, &taken, &tell)
                 }
             });
-            if let Err(message) = ended {
-                tell(FromWriter::Failed(message));
+            if let Err(failure) = ended {
+                tell(FromWriter::Failed(failure));
             }
         })?;
         Ok(Writer { orders, told, done, _thread: thread })
@@ -141,7 +172,15 @@ impl Writer {
 
     /// What it has told.
     pub(crate) fn told(&self) -> Option<FromWriter> {
-        self.told.try_recv().ok()
+        match self.told.try_recv() {
+            Ok(told) => Some(told),
+            Err(TryRecvError::Empty) => None,
+            // It says why where it can.
+            Err(TryRecvError::Disconnected) => Some(FromWriter::Failed(KafkaFailure {
+                message: "the thread that writes to Kafka has ended; its message is in the log".to_owned(),
+                may_pass: true,
+            })),
+        }
     }
 
     /// Records that brokers have acknowledged, of those that are written at least once.
@@ -156,52 +195,58 @@ fn at_least_once(
     orders: &Receiver<ToWriter>,
     done: &AtomicU64,
     wake: &dyn Fn(),
-) -> Result<(), String> {
-    let configured = config::producer(&form.write.producer_config).map_err(|error| error.to_string())?;
+) -> Result<(), KafkaFailure> {
+    let configured = config::producer(&form.write.producer_config).map_err(|error| for_owner(&error))?;
     let producer: BaseProducer<Context> = configured
         .create_with_context(Context::new(Arc::clone(warn)))
-        .map_err(|error| config::refused(error).to_string())?;
+        .map_err(|error| for_owner(&config::refused(error)))?;
     let row = form.element.row_type();
-    let progress = || {
-        let deliveries = producer.context().deliveries();
-        if let Some(failure) = &deliveries.failure {
-            return Err(failure.to_string());
-        }
-        let all = producer.in_flight_count() == 0;
-        if done.swap(deliveries.done, Ordering::Release) != deliveries.done && all {
-            wake();
-        }
-        Ok(())
-    };
+    let mut told = 0;
     loop {
         let wait = if producer.in_flight_count() > 0 { POLL } else { IDLE };
         match orders.recv_timeout(wait) {
             Ok(ToWriter::Write(batch)) => {
-                write(&producer, form, &row, &batch).map_err(|error| error.to_string())?;
+                write(&producer, form, &row, &batch).map_err(|error| error.failure())?;
                 // There is room for another.
                 wake();
             }
-            Ok(ToWriter::WriteEpoch { .. }) => return Err("a transaction was asked of a writer without".to_owned()),
+            Ok(ToWriter::WriteEpoch { .. }) => return Err(for_owner(&"a transaction was asked of a writer without")),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
         producer.poll(Duration::ZERO);
-        progress()?;
+        let deliveries = producer.context().deliveries();
+        if let Some(failure) = &deliveries.failure {
+            return Err(WriteError::from(failure.clone()).failure());
+        }
+        let now_done = deliveries.done;
+        drop(deliveries);
+        done.store(now_done, Ordering::Release);
+        // What is in flight counts other events, too: they may keep it from being none for a while after the last record.
+        if now_done != told && producer.in_flight_count() == 0 {
+            told = now_done;
+            wake();
+        }
     }
+}
+
+/// A failure that does not pass.
+pub(super) fn for_owner(what: &dyn std::fmt::Display) -> KafkaFailure {
+    KafkaFailure { message: what.to_string(), may_pass: false }
 }
 
 fn in_transactions(
     mut transactions: Transactions,
     orders: &Receiver<ToWriter>,
     tell: &dyn Fn(FromWriter),
-) -> Result<(), String> {
+) -> Result<(), KafkaFailure> {
     loop {
         match orders.recv_timeout(IDLE) {
             Ok(ToWriter::WriteEpoch { epoch, records }) => {
                 transactions.write(epoch, &records)?;
                 tell(FromWriter::Written);
             }
-            Ok(ToWriter::Write(_)) => return Err("a record without a transaction".to_owned()),
+            Ok(ToWriter::Write(_)) => return Err(for_owner(&"a record without a transaction")),
             Err(RecvTimeoutError::Timeout) => transactions.poll(),
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }

@@ -218,6 +218,9 @@ impl Reader<'_> {
             }
             (None, false) => {}
         }
+        for topic in read.topics.iter().filter(|topic| !is_topic(topic)) {
+            self.complain(format!("reads the Kafka topic {topic:?}, which is no name that a topic can have"));
+        }
         if read.topics.iter().collect::<std::collections::BTreeSet<_>>().len() < read.topics.len() {
             self.complain("reads a Kafka topic that it names twice");
         }
@@ -233,6 +236,11 @@ impl Reader<'_> {
         self.one_output();
         if write.topic.is_empty() {
             self.complain("writes to Kafka and names no topic");
+        } else if !is_topic(&write.topic) {
+            self.complain(format!(
+                "writes to the Kafka topic {:?}, which is no name that a topic can have",
+                write.topic
+            ));
         }
         if let Err(error) = kafka::check_producer(&write.producer_config) {
             self.complain(format!("has a configuration of its producer that cannot be used: {error}"));
@@ -385,6 +393,12 @@ impl Reader<'_> {
             _ => self.complain("names no environment to run in"),
         }
     }
+}
+
+/// Whether Kafka has topics of such a name.
+fn is_topic(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=249).contains(&name.len()) && name.chars().all(legal) && !matches!(name, "." | "..")
 }
 
 pub(super) fn spec_urn(coder: &pb::Coder) -> &str {

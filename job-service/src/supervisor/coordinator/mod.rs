@@ -103,7 +103,7 @@ pub(super) struct Coordinator<P> {
     soon: bool,
     savepoint_asked: bool,
     /// The job is to stop with it.
-    stops: bool,
+    stop_asked: bool,
     /// Checkpoints that failed since the last that did not.
     failures: u32,
     kept: VecDeque<Epoch>,
@@ -139,6 +139,8 @@ struct UnderWay {
     purpose: Purpose,
     begun: u64,
     deadline: u64,
+    /// The job is to stop with it.
+    stop: bool,
 }
 
 impl<P> Coordinator<P> {
@@ -152,7 +154,7 @@ impl<P> Coordinator<P> {
             due: 0,
             soon: false,
             savepoint_asked: false,
-            stops: false,
+            stop_asked: false,
             failures: 0,
             kept: VecDeque::new(),
         }
@@ -185,7 +187,7 @@ impl<P> Coordinator<P> {
             }
             Event::SavepointAsked { stop } => {
                 self.savepoint_asked = true;
-                self.stops |= stop;
+                self.stop_asked |= stop;
             }
             Event::Drain => {
                 self.due = self.due.min(self.now);
@@ -243,7 +245,7 @@ impl<P> Coordinator<P> {
         self.failures = 0;
         self.finish(under_way);
         todo.push(Decision::Committed { epoch, purpose: under_way.purpose });
-        if under_way.purpose == Purpose::Savepoint && self.stops && self.processes > 0 {
+        if under_way.stop && self.processes > 0 {
             let epoch = self.next;
             self.next = epoch.next();
             let deadline = self.now.saturating_add(SETTLING.min(self.settings.timeout));
@@ -263,9 +265,6 @@ impl<P> Coordinator<P> {
         let (Phase::Saving { under_way, .. } | Phase::Writing(under_way)) = self.phase else { return };
         self.finish(under_way);
         let UnderWay { epoch, purpose, .. } = under_way;
-        if purpose == Purpose::Savepoint {
-            self.stops = false;
-        }
         // The fate of a savepoint is the business of who asked for it.
         if purpose == Purpose::Checkpoint && self.processes > 0 {
             self.failures = self.failures.saturating_add(1);
@@ -306,10 +305,14 @@ impl<P> Coordinator<P> {
     /// The attempt is over, or about to be.
     fn end(&mut self, why: &str, todo: &mut Vec<Decision<P>>) {
         self.processes = 0;
-        match self.phase {
+        // Who asked is told to ask again.
+        (self.savepoint_asked, self.stop_asked) = (false, false);
+        match &mut self.phase {
             Phase::Saving { .. } => self.abort(why.to_owned(), todo),
-            Phase::Settling { .. } => self.phase = Phase::Idle,
-            Phase::Idle | Phase::Writing(_) => {}
+            // Whoever asked has the savepoint, and may have started another job from it.
+            Phase::Settling { .. } => self.stop(todo),
+            Phase::Writing(under_way) => under_way.stop = false,
+            Phase::Idle => {}
         }
     }
 
@@ -343,10 +346,12 @@ impl<P> Coordinator<P> {
         let idle = matches!(self.phase, Phase::Idle) && self.processes > 0;
         if idle && (self.savepoint_asked || self.due <= self.now) {
             let purpose = if self.savepoint_asked { Purpose::Savepoint } else { Purpose::Checkpoint };
-            self.savepoint_asked = false;
+            let stop = self.savepoint_asked && self.stop_asked;
+            (self.savepoint_asked, self.stop_asked) = (false, false);
             let epoch = self.next;
             self.next = epoch.next();
-            let under_way = UnderWay { epoch, purpose, begun: self.now, deadline: self.now.saturating_add(timeout) };
+            let deadline = self.now.saturating_add(timeout);
+            let under_way = UnderWay { epoch, purpose, begun: self.now, deadline, stop };
             self.phase = Phase::Saving { under_way, saved: BTreeMap::new() };
             todo.push(Decision::Begin { epoch, purpose });
         }

@@ -170,6 +170,34 @@ scripts! {
         4000
         6000"
 
+    a_process_that_is_lost_while_the_job_stops_does_not_bring_it_back: "interval=1000 retained=1
+        0 started 1
+        10 savepoint-and-stop
+        20 saved 1 by 0
+        30 written 1
+        40 lost
+        50"
+
+    who_asks_for_the_stop_while_another_savepoint_is_taken_gets_one_of_his_own: "interval=1000 retained=1
+        0 started 1
+        10 savepoint
+        15 savepoint-and-stop
+        20 saved 1 by 0
+        30 written 1
+        40 saved 2 by 0
+        50 written 2
+        60 saved 3 by 0"
+
+    a_stop_that_was_asked_of_an_attempt_that_is_lost_is_forgotten: "interval=1000 retained=1
+        0 started 1
+        10 savepoint-and-stop
+        15 lost
+        20 started 1
+        30 savepoint
+        40 saved 2 by 0
+        50 written 2
+        60"
+
     a_job_goes_on_whose_savepoint_failed: "interval=1000 retained=1
         0 started 1
         10 savepoint-and-stop

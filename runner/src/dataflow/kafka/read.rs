@@ -22,7 +22,7 @@ use super::super::run::Reporter;
 use super::super::{Job, JobFailure};
 use crate::checkpoint::{Frozen, PartHead, PartKind, Saver};
 use crate::executor::{Fault, Finalizer};
-use crate::kafka::reader::{FromReader, Reader, ReaderTask, Reading};
+use crate::kafka::reader::{FromReader, KafkaFailure, Reader, ReaderTask, Reading};
 use crate::kafka::{KafkaRead, PartitionPosition, ReadElement, SavedPositions};
 use crate::time::{self, Moment, Timestamp};
 
@@ -72,7 +72,16 @@ pub(crate) fn build<'scope>(
         // A source that the checkpoint does not have is new.
         saved: saved.filter(|saved| !saved.is_empty()),
     };
-    let records = task.saved.iter().flatten().map(|saved| saved.records).sum();
+    let saved = || task.saved.iter().flatten();
+    let (records, millis_before) =
+        (saved().map(|saved| saved.records).sum(), saved().map(|saved| saved.millis).max().unwrap_or(0));
+    if source.read.commit && !job.checkpoints.are_on() && scope.index() == 0 {
+        job.observer.warning(format!(
+            "{}: the job takes no checkpoints, so offsets are committed to the Kafka group as records are read: what a failed job \
+             had not worked off then is not read again by the next one of that group",
+            source.name
+        ));
+    }
     let observer = Arc::clone(&job.observer);
     let warn = Arc::new(move |message| observer.warning(message));
     let started = Reader::start(task, warn, move || {
@@ -85,8 +94,11 @@ pub(crate) fn build<'scope>(
         // The first worker goes on counting for all.
         positions: SavedPositions {
             records: if scope.index() == 0 { records } else { 0 },
+            topics: source.read.topics.clone(),
             ..SavedPositions::default()
         },
+        begun: Instant::now(),
+        millis_before,
         commits: source.read.commit,
         committed: Instant::now(),
         epoch: saver.first_epoch(),
@@ -106,10 +118,13 @@ pub(crate) fn build<'scope>(
     builder.build_reschedule(move |mut capabilities| {
         operator.capability = capabilities.pop();
         move |frontiers| {
-            if has_epochs && let Some(reached) = time::epoch(frontiers[0].frontier()) {
-                operator.step(reached);
-            }
+            let reached = if has_epochs { time::epoch(frontiers[0].frontier()) } else { None };
+            reached.into_iter().for_each(|reached| operator.step(reached));
+            let had_looked = operator.positions.has_looked;
             operator.visit();
+            if !had_looked {
+                reached.into_iter().for_each(|reached| operator.step(reached));
+            }
             operator.capability.is_some()
         }
     });
@@ -122,6 +137,9 @@ struct ReadOperator {
     reader: Option<(Reader, Receiver<FromReader>)>,
     /// How far the output goes.
     positions: SavedPositions,
+    /// When it began, and for how long earlier attempts have read.
+    begun: Instant,
+    millis_before: u64,
     /// Whether the group is told.
     commits: bool,
     /// When it was told last, in a job without checkpoints.
@@ -147,9 +165,11 @@ impl ReadOperator {
 
     /// Steps to the epoch that all sources stand at, and saves how far it has read where that is the border of a checkpoint.
     fn step(&mut self, reached: u64) {
-        if reached <= self.epoch || self.failed {
+        // Until it is known where partitions begin, there is nothing to save that one could go on from.
+        if reached <= self.epoch || self.failed || !self.positions.has_looked {
             return;
         }
+        self.positions.millis = self.millis_before.saturating_add(self.begun.elapsed().as_millis() as u64);
         if let Some(border) = self.saver.border(self.epoch, reached) {
             let head = PartHead {
                 form: FORM.to_owned(),
@@ -177,7 +197,8 @@ impl ReadOperator {
             // After a failure it stays where it is: nothing downstream may take silence for the end of input.
             return;
         }
-        if self.job.drain.requested() {
+        // Not before it is known where it stood: that is saved with what comes of the drain.
+        if self.job.drain.requested() && self.positions.has_looked {
             return self.end();
         }
         let mut sent = 0;
@@ -197,8 +218,11 @@ impl ReadOperator {
                     of_topic.for_each(|partition| partition.topic_id = Some(id.clone()));
                 }
                 Ok(FromReader::Read(reading)) => sent += self.send(reading),
-                Ok(FromReader::Ended) => return self.end(),
-                Ok(FromReader::Failed(what)) => return self.fail(Fault::Environment, what),
+                Ok(FromReader::Ended) => {
+                    self.positions.ended = true;
+                    return self.end();
+                }
+                Ok(FromReader::Failed(failure)) => return self.fail(fault(&failure), failure.message),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {
                     return self.fail(
@@ -249,6 +273,11 @@ impl ReadOperator {
             capability.downgrade(&moment);
         }
     }
+}
+
+/// Whose fault it is that Kafka is not read or written any more.
+pub(super) fn fault(failure: &KafkaFailure) -> Fault {
+    if failure.may_pass { Fault::Runner } else { Fault::Owner }
 }
 
 /// Tells the group what is durable.

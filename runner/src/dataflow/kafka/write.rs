@@ -30,6 +30,7 @@ use super::super::flow::{EpochBytes, Flow};
 use super::super::links::Links;
 use super::super::run::Reporter;
 use super::super::{Job, JobFailure};
+use super::read::fault;
 use crate::checkpoint::{Frozen, PartHead, PartKind, SavedSink, Saver};
 use crate::element::{Batch, ElementCoder, SpillQueue};
 use crate::executor::Fault;
@@ -75,6 +76,7 @@ pub(crate) fn build<'scope>(
     let id = transactional_id(job, &sink, scope.index());
     let mut operator = WriteOperator {
         name: sink.name.to_owned(),
+        topic: sink.write.topic.clone(),
         form: form(&sink.coder),
         job: job.clone(),
         input: BTreeMap::new(),
@@ -137,6 +139,7 @@ fn transactional_id(job: &Job, sink: &Sink<'_>, worker: usize) -> String {
 
 struct WriteOperator {
     name: String,
+    topic: String,
     /// How its input is encoded.
     form: String,
     job: Job,
@@ -193,6 +196,10 @@ impl Waiting {
     }
 
     fn append(&mut self, mut later: Waiting) -> io::Result<()> {
+        if self.batches.is_empty() {
+            *self = later;
+            return Ok(());
+        }
         self.watermark = self.watermark.min(later.watermark);
         while let Some(batch) = later.batches.pop()? {
             self.batches.push(batch)?;
@@ -224,7 +231,8 @@ impl WriteOperator {
             let mut records = SpillQueue::new(&self.job.budget);
             part.carried(|carried| records.push(carried.batch))?;
             let records = vec![records.freeze()?];
-            recoveries.push(Recovery { id: sink.transactional_id.clone(), epoch: part.head.epoch, records });
+            let SavedSink { transactional_id, topic } = sink.clone();
+            recoveries.push(Recovery { id: transactional_id, topic, epoch: part.head.epoch, records });
         }
         Ok(recoveries)
     }
@@ -284,7 +292,10 @@ impl WriteOperator {
                         transactions.saved = None;
                     }
                 }
-                FromWriter::Failed(what) => self.fail(Fault::Environment, what),
+                FromWriter::Failed(failure) => {
+                    self.fail(fault(&failure), failure.message);
+                    return;
+                }
             }
         }
     }
@@ -366,7 +377,8 @@ impl WriteOperator {
             let frozen = match &mut self.guarantee {
                 Guarantee::AtLeastOnce { .. } => Ok(Frozen::default()),
                 Guarantee::ExactlyOnce(transactions) => {
-                    head.sink = Some(SavedSink { transactional_id: transactions.id.clone() });
+                    let (transactional_id, topic) = (transactions.id.clone(), self.topic.clone());
+                    head.sink = Some(SavedSink { transactional_id, topic });
                     let later = self.input.split_off(&border.epoch());
                     let came = std::mem::replace(&mut self.input, later);
                     transactions.save(border.epoch(), came, &self.job.budget)

@@ -1,19 +1,23 @@
-//! The ids of topics: one that is deleted and made anew under its name has another.
+//! What the binding has no call for, or none that can be used: the one place that calls librdkafka itself.
 //!
-//! Nothing else tells. A reader that stood at offset 500 of the old one goes on at 500 of the new, if that has so many records, and
-//! hears of nothing (librdkafka 2.12.1, Kafka 4.4.0). The binding has no call for `DescribeTopics`, so this is the one place that
-//! calls librdkafka itself.
+//! - The ids of topics. One that is deleted and made anew under its name has another, and nothing else tells: a reader that
+//!   stood at offset 500 of the old one goes on at 500 of the new, if that has so many records, and hears of nothing (librdkafka
+//!   2.12.1, Kafka 4.4.0).
+//! - Headers. Their names are any bytes; the binding (0.39.0) panics where they are not UTF-8.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char};
+use std::ptr;
 use std::time::Duration;
 
 use rdkafka::bindings as ffi;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::client::Context;
+use super::record::HeaderView;
 
 /// Runs when it goes.
 struct Freed<T>(*mut T, unsafe extern "C" fn(*mut T));
@@ -29,7 +33,7 @@ impl<T> Drop for Freed<T> {
 
 /// The ids of those of the topics that have one and are there, by name; none when no broker has answered in time, or it is too
 /// old to know (before Kafka 2.8).
-pub(super) fn of<'a>(
+pub(super) fn topic_ids<'a>(
     consumer: &BaseConsumer<Context>,
     topics: impl IntoIterator<Item = &'a str>,
     timeout: Duration,
@@ -89,6 +93,30 @@ pub(super) fn of<'a>(
             if (most, least) != (0, 0) {
                 found.insert(CStr::from_ptr(name).to_string_lossy().into_owned(), format!("{most:016x}{least:016x}"));
             }
+        }
+    }
+    found
+}
+
+/// The headers of a record, in their order. What of a name is not UTF-8 is replaced, as Java does.
+pub(super) fn headers<'a>(message: &'a BorrowedMessage<'_>) -> Vec<HeaderView<'a>> {
+    let mut found = Vec::new();
+    // SAFETY: the message is there, and what it holds stays where it is, for as long as it is borrowed. librdkafka ends names with a
+    // zero, and gives the length of values.
+    unsafe {
+        let mut headers = ptr::null_mut();
+        let error = ffi::rd_kafka_message_headers(message.ptr(), &mut headers);
+        if error != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR || headers.is_null() {
+            return found;
+        }
+        for index in 0.. {
+            let (mut name, mut value, mut length) = (ptr::null(), ptr::null(), 0);
+            let error = ffi::rd_kafka_header_get_all(headers, index, &mut name, &mut value, &mut length);
+            if error != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR || name.is_null() {
+                break;
+            }
+            let value = (!value.is_null()).then(|| std::slice::from_raw_parts(value.cast::<u8>(), length));
+            found.push(HeaderView { key: CStr::from_ptr(name).to_string_lossy(), value });
         }
     }
     found
