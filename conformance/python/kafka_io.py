@@ -527,6 +527,23 @@ class Durable(KafkaTest):
     self.broker.produce(self.source, sent)
     self.check_exactly_once(job, self.numbers(1500))
 
+  def test_stop_outlives_the_service(self):
+    """Whoever has the path may start from it: the job that it is of does not come back, whatever dies."""
+    self.topics()
+    sent = self.numbers(500)
+    job = self.start(self.copy)
+    self.broker.produce(self.source, sent)
+    self.broker.read(self.sink, 1)
+    path = self.service.run('savepoint', '--stop', job.result._job_id).strip()
+    self.service.kill()
+    self.service.start()
+    self.service.wait()
+    self.assertEqual(job.state(), 'CANCELLED')
+    more = self.numbers(200)
+    next_job = self.start(self.copy, '--savepoint_path=%s' % path)
+    self.broker.produce(self.source, more)
+    self.check_exactly_once(next_job, sent + more)
+
   def test_what_a_job_stops_with_is_in_the_topic(self):
     """Also where no job ever goes on from the savepoint."""
     self.topics()

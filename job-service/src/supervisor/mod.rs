@@ -53,6 +53,9 @@ use attempt::{Attempt, Deployable, Outcome};
 use checkpoints::Checkpoints;
 use restart::{History, Loss, RestartPolicy, Verdict};
 
+/// How long one who wants a savepoint waits for a job that is being started.
+const STARTING: Duration = Duration::from_secs(60);
+
 /// What the supervisor is told once.
 #[derive(Clone, Debug)]
 pub struct SupervisorConfig {
@@ -178,12 +181,36 @@ impl Supervisor {
     /// savepoint has an effect that waits for checkpoints, and all that waits for the savepoint is done. Gives the path that
     /// another job starts from, once it is durable.
     pub async fn savepoint(&self, job: &JobId, stop: bool) -> Result<String, String> {
-        let (answer, answered) = oneshot::channel();
-        let told = self.lock_live().get(job).is_some_and(|live| live.ask_for_savepoint(answer, stop));
-        if !told {
-            return Err(format!("{job} does not run, or is just being started"));
+        let answered = self.ask_for_savepoint(job, stop).await?;
+        let taken = answered.await.map_err(|_| format!("{job} ended before it had saved its state"))?;
+        if let (Ok(_), true, Some(job)) = (&taken, stop, self.jobs.get(job)) {
+            // Its end is recorded before it is told. Until then the next service would go on with it, beside whoever starts
+            // from the savepoint.
+            let mut changes = job.changes();
+            while !job.state().0.is_terminal() && changes.changed().await.is_ok() {}
         }
-        answered.await.map_err(|_| format!("{job} ended before it had saved its state"))?
+        taken
+    }
+
+    /// Passes the wish on to the job's task; one that is just being started is waited for.
+    async fn ask_for_savepoint(
+        &self,
+        job: &JobId,
+        stop: bool,
+    ) -> Result<oneshot::Receiver<Result<String, String>>, String> {
+        let begun = Instant::now();
+        loop {
+            let (answer, answered) = oneshot::channel();
+            if self.lock_live().get(job).is_some_and(|live| live.ask_for_savepoint(answer, stop)) {
+                return Ok(answered);
+            }
+            let starts =
+                self.jobs.get(job).is_some_and(|job| matches!(job.state().0, State::Starting | State::Running));
+            if !starts || begun.elapsed() >= STARTING {
+                return Err(format!("{job} does not run"));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Cancels every job and waits for the end of all.

@@ -193,8 +193,14 @@ impl<P> Coordinator<P> {
                 self.due = self.due.min(self.now);
                 self.soon = !matches!(self.phase, Phase::Idle);
             }
-            Event::Stop => self.end("the job is stopped", &mut todo),
-            Event::ProcessLost => self.end("a process of the job is lost", &mut todo),
+            Event::Stop => {
+                self.forget_who_asked();
+                self.end("the job is stopped", &mut todo);
+            }
+            Event::ProcessLost => {
+                self.forget_who_asked();
+                self.end("a process of the job is lost", &mut todo);
+            }
         }
         self.keep_time(&mut todo);
         if let Some(time) = self.waits_until() {
@@ -302,11 +308,14 @@ impl<P> Coordinator<P> {
         todo.push(Decision::FailJob { why });
     }
 
+    /// They are told to ask again.
+    fn forget_who_asked(&mut self) {
+        (self.savepoint_asked, self.stop_asked) = (false, false);
+    }
+
     /// The attempt is over, or about to be.
     fn end(&mut self, why: &str, todo: &mut Vec<Decision<P>>) {
         self.processes = 0;
-        // Who asked is told to ask again.
-        (self.savepoint_asked, self.stop_asked) = (false, false);
         match &mut self.phase {
             Phase::Saving { .. } => self.abort(why.to_owned(), todo),
             // Whoever asked has the savepoint, and may have started another job from it.
