@@ -1,4 +1,4 @@
-//! What librdkafka itself does in a loop: the limit of what a source or a sink on it can do.
+//! What librdkafka does in a plain loop, configured as our source and sink configure it.
 //!
 //!     kafka_loop read BOOTSTRAP TOPIC
 //!     kafka_loop copy BOOTSTRAP TOPIC SINK
@@ -29,6 +29,9 @@ fn main() -> Result<(), Failure> {
         .set("bootstrap.servers", bootstrap)
         .set("group.id", "loop")
         .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("fetch.wait.max.ms", "100")
+        .set("fetch.queue.backoff.ms", "10")
         .set("enable.partition.eof", "true")
         .create()?;
     let producer: Option<BaseProducer> = match sink {
@@ -37,6 +40,8 @@ fn main() -> Result<(), Failure> {
             ClientConfig::new()
                 .set("bootstrap.servers", bootstrap)
                 .set("enable.idempotence", "true")
+                .set("linger.ms", "5")
+                .set("queue.buffering.max.kbytes", "32768")
                 .set("partitioner", "murmur2_random")
                 .create()?,
         ),
