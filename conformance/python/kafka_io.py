@@ -6,6 +6,7 @@ a seed that is printed; DURABLE_SEED sets it.
 """
 import collections
 import functools
+import json
 import os
 import random
 import signal
@@ -373,6 +374,27 @@ pipeline:
 '''
 
 
+JSON = '''
+pipeline:
+  type: chain
+  transforms:
+    - type: ReadFromKafka
+      config:
+        topic: SOURCE
+        format: JSON
+        schema: '{"type": "object", "required": ["id"], "properties": {"id": {"type": "integer"}, "name": {"type": "string"}}}'
+        bootstrap_servers: BOOTSTRAP
+        auto_offset_reset_config: earliest
+        max_read_time_seconds: 3
+    - type: Filter
+      config: {language: python, keep: "id >= 5"}
+    - type: MapToFields
+      config: {language: python, fields: {doubled: {expression: "2 * id", output_type: integer}, name: name}}
+    - type: WriteToKafka
+      config: {topic: SINK, format: JSON, bootstrap_servers: BOOTSTRAP}
+'''
+
+
 class Clients(KafkaTest):
   """Programs of users, as they are."""
 
@@ -435,6 +457,17 @@ class Clients(KafkaTest):
 
       self.run_bounded(build)
     self.assertEqual([record.value for record in self.broker.read(self.sink, 10)], [b'%d!' % i for i in range(10)])
+
+  def test_yaml_of_json(self):
+    self.topics()
+    self.broker.produce(self.source, [(b'k', b'{"id": %d, "name": "n%d", "more": [1]}' % (i, i)) for i in range(10)])
+    program = os.path.join(self.folder, 'pipeline.yaml')
+    words = {'SOURCE': self.source, 'SINK': self.sink, 'BOOTSTRAP': self.broker.bootstrap}
+    with open(program, 'w') as file:
+      file.write(functools.reduce(lambda yaml, word: yaml.replace(*word), words.items(), JSON))
+    self.run_by_ferrobeam('-m', 'apache_beam.yaml.main', '--yaml_pipeline_file=%s' % program)
+    found = sorted(json.loads(record.value)['doubled'] for record in self.broker.read(self.sink, 5))
+    self.assertEqual(found, [10, 12, 14, 16, 18])
 
 
 class Durable(KafkaTest):

@@ -12,6 +12,7 @@ use std::borrow::Cow;
 
 use ferrobeam_proto::pipeline as pb;
 use ferrobeam_proto::pipeline::field_type::TypeInfo;
+use serde::{Deserialize, Serialize};
 
 use crate::element::{ElementError, get_varint, put_varint};
 
@@ -19,7 +20,7 @@ use crate::element::{ElementError, get_varint, put_varint};
 const MAX_DEPTH: usize = 32;
 
 /// The type of a value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ValueType {
     /// It may be null.
     pub nullable: bool,
@@ -28,7 +29,7 @@ pub struct ValueType {
 }
 
 /// The type of a value that is not null.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Shape {
     /// One byte, signed.
     Byte,
@@ -57,14 +58,14 @@ pub enum Shape {
 }
 
 /// The fields of a row, in the order in which they are encoded.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowType {
     /// Names and types.
     pub fields: Vec<FieldDef>,
 }
 
 /// A field of a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FieldDef {
     /// Its name.
     pub name: String,

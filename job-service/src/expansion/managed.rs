@@ -145,7 +145,13 @@ fn kafka_read(mut from: Configuration) -> Result<Read, ExpansionError> {
     if let Some(reset) = from.text("auto_offset_reset_config")? {
         consumer_config.insert("auto.offset.reset".to_owned(), reset);
     }
-    let format = format(&mut from)?;
+    let form = match format(&mut from)? {
+        Format::Value(ty) => ReadForm::Payload(ty),
+        Format::Json(Some(schema)) => ReadForm::Json(schema),
+        Format::Json(None) => {
+            return Err(ExpansionError("the format JSON needs a schema, which is a JSON schema".to_owned()));
+        }
+    };
     for name in ["confluent_schema_registry_url", "confluent_schema_registry_subject"] {
         from.refuse(
             name,
@@ -160,7 +166,7 @@ fn kafka_read(mut from: Configuration) -> Result<Read, ExpansionError> {
     let spread = if from.flag("redistributed")? == Some(true) { Spread::Arbitrarily } else { Spread::No };
     let read = KafkaRead {
         topics: vec![from.required("topic")?],
-        form: ReadForm::Payload(format),
+        form,
         max_time: from.count("max_read_time_seconds")?.map(|seconds| seconds.saturating_mul(1000)),
         discover_every: 60_000,
         consumer_config,
@@ -175,7 +181,11 @@ fn kafka_read(mut from: Configuration) -> Result<Read, ExpansionError> {
 fn kafka_write(mut from: Configuration) -> Result<KafkaWrite, ExpansionError> {
     let mut producer_config = from.properties("producer_config_updates")?;
     producer_config.entry("bootstrap.servers".to_owned()).or_insert(from.required("bootstrap_servers")?);
-    let form = WriteForm::Payload(format(&mut from)?);
+    let form = match format(&mut from)? {
+        Format::Value(ty) => WriteForm::Payload(ty),
+        // Rows say themselves what they are.
+        Format::Json(_) => WriteForm::Json,
+    };
     from.refuse("error_handling", "nothing can fail in the formats that are known here")?;
     let write = KafkaWrite { producer_config, topic: from.required("topic")?, form };
     from.end()?;
@@ -183,18 +193,27 @@ fn kafka_write(mut from: Configuration) -> Result<KafkaWrite, ExpansionError> {
     Ok(write)
 }
 
-/// The format of values. RAW is bytes, STRING is text.
-fn format(from: &mut Configuration) -> Result<FieldType, ExpansionError> {
+/// The format of values.
+enum Format {
+    /// RAW is bytes, STRING is text.
+    Value(FieldType),
+    /// With its schema, where one is given.
+    Json(Option<String>),
+}
+
+fn format(from: &mut Configuration) -> Result<Format, ExpansionError> {
     let format = from.text("format")?.unwrap_or_else(|| "RAW".to_owned());
-    let why = "it belongs to the formats JSON, AVRO and PROTO";
-    for name in ["schema", "file_descriptor_path", "message_name"] {
-        from.refuse(name, why)?;
+    for name in ["file_descriptor_path", "message_name"] {
+        from.refuse(name, "it belongs to the format PROTO, which is not known here yet")?;
     }
-    match format.as_str() {
-        "RAW" => Ok(FieldType::Bytes),
-        "STRING" => Ok(FieldType::Text),
-        other => Err(ExpansionError(format!(
-            "the format {other} is not known here yet: there are RAW and STRING; convert in the pipeline"
+    let schema = from.text("schema")?.filter(|schema| !schema.trim().is_empty());
+    match (format.as_str(), schema) {
+        ("JSON", schema) => Ok(Format::Json(schema)),
+        ("RAW" | "STRING", Some(_)) => Err(ExpansionError(format!("the format {format} has no schema"))),
+        ("RAW", None) => Ok(Format::Value(FieldType::Bytes)),
+        ("STRING", None) => Ok(Format::Value(FieldType::Text)),
+        (other, _) => Err(ExpansionError(format!(
+            "the format {other} is not known here yet: there are RAW, STRING and JSON; convert in the pipeline"
         ))),
     }
 }

@@ -4,7 +4,7 @@ use ferrobeam_proto::pipeline as pb;
 use ferrobeam_proto::urns::{standard_coders as coder, standard_ptransforms::composites};
 use ferrobeam_runner::kafka::{
     FieldType, KafkaRead, KafkaWrite, READ_URN, ReadForm, TimestampPolicy, WRITE_URN, WriteForm, check_consumer,
-    check_producer, metadata_schema, payload_schema,
+    check_producer, json_schema, metadata_schema, payload_schema,
 };
 use prost::bytes::Bytes;
 
@@ -176,6 +176,10 @@ pub(super) fn expand_read(graph: &mut Graph, read: &Read) -> Result<pb::PTransfo
         }
         ReadForm::Metadata => graph.row_coder("record", &metadata_schema()),
         ReadForm::Payload(ty) => graph.row_coder("payload", &payload_schema(*ty)),
+        ReadForm::Json(schema) => {
+            let schema = json_schema(schema).map_err(|what| ExpansionError(format!("schema: {what}")))?;
+            graph.row_coder("json", &schema)
+        }
     };
     let payload = payload(read)?;
     let records = graph.collection("records", coder_id.clone(), read.is_bounded());

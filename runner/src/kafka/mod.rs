@@ -9,6 +9,7 @@
 
 mod client;
 mod config;
+mod json;
 mod native;
 mod partitions;
 mod position;
@@ -20,6 +21,8 @@ pub(crate) mod transactions;
 pub(crate) mod writer;
 
 pub use config::{ConfigError, check_consumer, check_producer};
+pub(crate) use json::has_json;
+pub use json::json_schema;
 pub use position::{PartitionPosition, SavedPositions};
 pub use record::{FieldForm, ReadElement, RowField, WriteElement, headers_schema, metadata_schema, payload_schema};
 pub use spec::{FieldType, KafkaRead, KafkaWrite, READ_URN, ReadForm, TimestampPolicy, WRITE_URN, WriteForm};

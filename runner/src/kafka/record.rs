@@ -6,9 +6,10 @@ use ferrobeam_proto::pipeline as pb;
 use ferrobeam_proto::pipeline::field_type::TypeInfo;
 use serde::{Deserialize, Serialize};
 
+use super::json;
 use super::spec::FieldType;
 use crate::element::{ElementError, get_varint, put_varint};
-use crate::row::{RowType, Shape, Value, ValueType};
+use crate::row::{RowType, Shape, Value, ValueType, encode_row};
 
 /// How an element of a read is encoded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,13 @@ pub enum ReadElement {
         /// Its length stands before it.
         prefixed: bool,
     },
+    /// A row of what JSON has.
+    Json {
+        /// Its type.
+        ty: RowType,
+        /// Its length stands before it.
+        prefixed: bool,
+    },
 }
 
 /// How an element of a write is encoded.
@@ -50,6 +58,13 @@ pub enum WriteElement {
         prefixed: bool,
         /// What it is made of, in the order of its encoding.
         fields: Vec<RowField>,
+    },
+    /// A row that is written as JSON.
+    Json {
+        /// Its length stands before it.
+        prefixed: bool,
+        /// Its type.
+        ty: RowType,
     },
 }
 
@@ -244,6 +259,15 @@ impl ReadElement {
                 } else {
                     out.extend_from_slice(&row);
                 }
+                Ok(())
+            }
+            ReadElement::Json { ty, prefixed } => {
+                let no_value = || BadRecord("its value is null, which is no JSON".to_owned());
+                let values = json::row_of(record.value.ok_or_else(no_value)?, ty)?;
+                let mut row = Vec::new();
+                let into = if *prefixed { &mut row } else { &mut *out };
+                encode_row(into, ty, &values);
+                put_prefixed(out, *prefixed, &row);
                 Ok(())
             }
         }
@@ -444,7 +468,11 @@ fn bytes_of(value: &[u8]) -> usize {
 impl WriteElement {
     /// The type of the rows that it takes; for [`WriteElement::decode`].
     pub(crate) fn row_type(&self) -> RowType {
-        let WriteElement::Row { fields, .. } = self else { return RowType::default() };
+        let fields = match self {
+            WriteElement::KeyValue { .. } => return RowType::default(),
+            WriteElement::Json { ty, .. } => return ty.clone(),
+            WriteElement::Row { fields, .. } => fields,
+        };
         let known = RowType::of(&headers_schema()).unwrap_or_default();
         let fields = fields.iter().filter_map(|field| {
             let shape = match field.name.as_str() {
@@ -465,6 +493,11 @@ impl WriteElement {
                 let Decoded { value: key, rest } = key.decode(value)?;
                 let Decoded { value, .. } = of.decode(rest)?;
                 Ok(WriteRecord { key, value, ..WriteRecord::default() })
+            }
+            WriteElement::Json { prefixed, .. } => {
+                let bytes = if *prefixed { split_prefixed(value)?.0 } else { value };
+                let (row, _) = ty.decode(bytes)?;
+                Ok(WriteRecord { value: Some(json::json_of(&row, ty).into()), ..WriteRecord::default() })
             }
             WriteElement::Row { prefixed, .. } => {
                 let bytes = if *prefixed { split_prefixed(value)?.0 } else { value };
@@ -602,7 +635,7 @@ mod tests {
             Value::Null,
         ];
         let mut bytes = Vec::new();
-        crate::row::encode_row(&mut bytes, &ty, &row);
+        encode_row(&mut bytes, &ty, &row);
         let mut value = Vec::new();
         put_bytes(&mut value, &bytes);
         let record = element.decode(&value, &ty).unwrap();

@@ -71,6 +71,8 @@ pub enum ReadForm {
     Metadata,
     /// A row of one field, the value: [`super::payload_schema`].
     Payload(FieldType),
+    /// A row of what the value has, which is JSON, by this JSON schema: [`super::json_schema`].
+    Json(String),
 }
 
 impl Default for ReadForm {
@@ -150,6 +152,8 @@ pub enum WriteForm {
     Headers,
     /// A row of one field, the value.
     Payload(FieldType),
+    /// A row, which is written as JSON.
+    Json,
 }
 
 impl Default for WriteForm {

@@ -7,8 +7,8 @@ use prost::Message;
 use super::assemble::Assembly;
 use super::draft::Draft;
 use crate::kafka::{
-    FieldForm, FieldType, KafkaRead, KafkaWrite, ReadElement, ReadForm, RowField, WriteElement, WriteForm,
-    headers_schema, metadata_schema, payload_schema,
+    FieldForm, FieldType, KafkaRead, KafkaWrite, ReadElement, ReadForm, RowField, WriteElement, WriteForm, has_json,
+    headers_schema, json_schema, metadata_schema, payload_schema,
 };
 use crate::pipeline::{CoderName, Kind, PCollectionName, Refusal, Transform};
 use crate::row::RowType;
@@ -49,6 +49,13 @@ pub(super) fn read_element(
             coders.row_of(&metadata_schema())?;
             Ok(ReadElement::Metadata { prefixed: coders.is_prefixed() })
         }
+        ReadForm::Json(text) => {
+            let schema = json_schema(text).map_err(|what| {
+                coders.refusal(format!("reads JSON from Kafka by a schema that is not understood: {what}"))
+            })?;
+            let ty = coders.row_of(&schema)?;
+            Ok(ReadElement::Json { ty, prefixed: coders.is_prefixed() })
+        }
         ReadForm::Payload(ty) => {
             coders.row_of(&payload_schema(*ty))?;
             Ok(ReadElement::Payload { ty: *ty, prefixed: coders.is_prefixed() })
@@ -68,6 +75,11 @@ pub(super) fn write_element(
         WriteForm::KeyValue { key, value } => {
             let (key, value) = coders.key_value(*key, *value)?;
             return Ok(WriteElement::KeyValue { key, value });
+        }
+        WriteForm::Json => {
+            let ty = coders.row()?;
+            has_json(&ty).map_err(|what| coders.refusal(format!("writes rows to Kafka as JSON, but {what}")))?;
+            return Ok(WriteElement::Json { prefixed: coders.is_prefixed(), ty });
         }
         WriteForm::Headers => (headers_schema(), coders.row()?),
         WriteForm::Payload(ty) => {
@@ -217,10 +229,10 @@ impl<'a, 'b> Coders<'a, 'b> {
     }
 
     /// That the collection has rows of this schema.
-    fn row_of(&mut self, schema: &pb::Schema) -> Result<(), Refusal> {
+    fn row_of(&mut self, schema: &pb::Schema) -> Result<RowType, Refusal> {
         let wanted = RowType::of(schema).map_err(|what| self.refusal(what))?;
         if self.row()? == wanted {
-            return Ok(());
+            return Ok(wanted);
         }
         Err(self.refusal("reads rows from Kafka, but the coder of its output is one of other rows".to_owned()))
     }
