@@ -134,22 +134,24 @@ class Torture:
 
   def start(self):
     options = ['--checkpointing_interval=%d' % self.settings.interval, '--parallelism=2', *self.settings.option]
+    processes = self.serving.process_environment()
     if self.settings.pipeline == 'python':
       pipeline = beam.Pipeline(options=kills.options(
-          self.serving, 'torture', '--streaming', *self.serving.process_environment(), *options))
+          self.serving, 'torture', '--streaming', *processes, *options))
       build(pipeline, self.brokers, self.serving)
       self.client = pipeline.run()
       return
-    common = ['--environment_type=LOOPBACK', *options]
     if self.settings.pipeline == 'go':
-      command = [os.environ['GO_KAFKA'], '--runner=universal', '--endpoint=%s' % self.serving.endpoint, '--bootstrap=%s' %
-                 self.brokers.bootstrap, '--expansion_addr=%s' % self.serving.expansion, '--from=' + SOURCE, '--to=' + SINK]
-      command += ['--environment_type=LOOPBACK']
+      program = os.environ['GO_KAFKA']
+      command = [program, '--runner=universal', '--endpoint=%s' % self.serving.endpoint, '--bootstrap=%s' %
+                 self.brokers.bootstrap, '--expansion_addr=%s' % self.serving.expansion, '--from=' + SOURCE, '--to=' + SINK,
+                 '--async', *service.go_environment(self.serving.folder, program)]
+      command += ['--experiments=' + ','.join(option.lstrip('-') for option in options)]
     else:
       with tempfile.NamedTemporaryFile('w', suffix='.yaml', delete=False) as file:
         file.write(YAML.replace('BOOTSTRAP', self.brokers.bootstrap))
       command = [sys.executable, '-m', 'apache_beam.yaml.main', '--yaml_pipeline_file=' + file.name, '--runner=PortableRunner',
-                 '--job_endpoint=%s' % self.serving.endpoint, *common]
+                 '--job_endpoint=%s' % self.serving.endpoint, *processes, *options]
     overrides = json.dumps({'sdks:java:io:expansion-service:shadowJar': self.serving.expansion})
     self.client = service.started(command, env={**os.environ, 'BEAM_SERVICE_OVERRIDES': overrides})
 

@@ -32,6 +32,17 @@ export PIPELINE_OPTIONS='{}' SEMI_PERSISTENT_DIRECTORY="$PWD"
 exec "%s" -m apache_beam.runners.worker.sdk_worker_main
 '''
 
+# The same of a program that was written with Go's SDK.
+GO_BOOT = '''#!/bin/sh
+for flag in "$@"; do
+  case "$flag" in
+    --id=*|--control_endpoint=*|--logging_endpoint=*) set -- "$@" "$flag";;
+  esac
+  shift
+done
+exec "%s" --worker --semi_persist_dir="$PWD" "$@"
+'''
+
 
 # Becomes the command that it is given, which ends with its parent: a driver that is killed leaves no service behind. It is
 # no `preexec_fn`, because Python forks for that, and the child of a process with gRPC's threads may hang in gRPC's handlers
@@ -47,8 +58,18 @@ def started(command, **options):
 
 def process_environment(folder, first):
   """The options of an environment whose harnesses are processes, each of which runs the shell command `first` first."""
+  return processes(folder, BOOT % (first, sys.executable))
+
+
+def go_environment(folder, program):
+  """The options of an environment whose harnesses are processes of this program, which was written with Go's SDK. It would
+  compile itself again if it were not told where it is."""
+  return [*processes(folder, GO_BOOT % program), '--worker_binary=%s' % program]
+
+
+def processes(folder, script):
   boot = folder / 'boot'
-  boot.write_text(BOOT % (first, sys.executable))
+  boot.write_text(script)
   boot.chmod(0o755)
   return ['--environment_type=PROCESS', '--environment_config=%s' % json.dumps({'command': str(boot)})]
 

@@ -3,6 +3,9 @@
 //! Options come as a `Struct` with keys `beam:option:<name>:v1`. Java sends JSON types, Python text for numbers, Go only
 //! a few; so values are read leniently. What is not in the [catalogue](CATALOGUE) is the SDK's own business and goes to
 //! the harnesses as it came, as all the rest does.
+//!
+//! Go's SDK takes no option that it does not know itself (2.77.0), so every option of the catalogue may also stand among the
+//! experiments, which every SDK sends, as `--experiments=NAME=VALUE`. One that is given as itself counts before that.
 
 mod backend;
 mod catalogue;
@@ -71,7 +74,7 @@ pub struct OptionsRefused(pub Vec<String>);
 
 /// Reads what a submission asks for, and what is to be said about it.
 pub fn parse(options: &Struct) -> Result<(JobOptions, Vec<Remark>), OptionsRefused> {
-    let mut reader = Reader { options, refused: Vec::new() };
+    let mut reader = Reader { options, experiments: of_experiments(options), refused: Vec::new() };
     let parsed = JobOptions {
         job_name: reader.text("job_name"),
         streaming: reader.flag("streaming").unwrap_or(false),
@@ -127,8 +130,25 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
+/// The options that stand among the experiments.
+fn of_experiments(options: &Struct) -> BTreeMap<String, Json> {
+    let texts = match options.fields.get("beam:option:experiments:v1").and_then(|value| value.kind.as_ref()) {
+        Some(Json::ListValue(list)) => list.values.iter().filter_map(|value| value.kind.as_ref()).collect(),
+        Some(text) => vec![text],
+        None => Vec::new(),
+    };
+    let options = texts.into_iter().filter_map(|text| match text {
+        Json::StringValue(text) => text.split_once('='),
+        _ => None,
+    });
+    let known = options.filter(|(name, _)| find(name).is_some());
+    known.map(|(name, value)| (name.to_owned(), Json::StringValue(value.to_owned()))).collect()
+}
+
 struct Reader<'a> {
     options: &'a Struct,
+    /// What stands among the experiments, by name.
+    experiments: BTreeMap<String, Json>,
     refused: Vec<String>,
 }
 
@@ -137,8 +157,12 @@ impl Reader<'_> {
     /// clients that are not SDKs.
     fn get(&self, name: &str) -> Option<&Json> {
         let field = self.options.fields.get(&format!("beam:option:{name}:v1"));
-        let value: &Value = field.or_else(|| self.options.fields.get(name))?;
-        value.kind.as_ref().filter(|kind| !matches!(kind, Json::NullValue(_)))
+        let value: Option<&Value> = field.or_else(|| self.options.fields.get(name));
+        let given = value.and_then(|value| value.kind.as_ref()).filter(|kind| !matches!(kind, Json::NullValue(_)));
+        let Some(experiment) = self.experiments.get(name) else { return given };
+        // SDKs send defaults of their own for whoever did not ask.
+        let is_default = |given: &&Json| find(name).is_some_and(|entry| !is_given(entry, given));
+        given.filter(|given| !is_default(given)).or(Some(experiment))
     }
 
     fn refuse(&mut self, name: &str, value: String, wanted: &str) {
@@ -241,19 +265,23 @@ impl Reader<'_> {
     }
 
     fn is_given(&self, entry: &OptionEntry) -> bool {
-        let Some(value) = self.get(entry.name) else { return false };
-        match (entry.kind, value) {
-            (Kind::Flag(default), value) => as_flag(value) != Some(default),
-            // Every number below 1 says "not set" where the default is such a number.
-            (Kind::Integer(default), value) => match as_integer(value) {
-                Some(given) => given != default && (given > 0 || default > 0),
-                None => true,
-            },
-            (Kind::Text(default), Json::StringValue(text)) => !text.is_empty() && text != default,
-            (Kind::List, Json::ListValue(list)) => !list.values.is_empty(),
-            (Kind::List, Json::StringValue(text)) => !text.is_empty(),
-            (Kind::Text(_) | Kind::List, _) => true,
-        }
+        self.get(entry.name).is_some_and(|value| is_given(entry, value))
+    }
+}
+
+/// Whether a value is another than what SDKs send for whoever did not ask.
+fn is_given(entry: &OptionEntry, value: &Json) -> bool {
+    match (entry.kind, value) {
+        (Kind::Flag(default), value) => as_flag(value) != Some(default),
+        // Every number below 1 says "not set" where the default is such a number.
+        (Kind::Integer(default), value) => match as_integer(value) {
+            Some(given) => given != default && (given > 0 || default > 0),
+            None => true,
+        },
+        (Kind::Text(default), Json::StringValue(text)) => !text.is_empty() && text != default,
+        (Kind::List, Json::ListValue(list)) => !list.values.is_empty(),
+        (Kind::List, Json::StringValue(text)) => !text.is_empty(),
+        (Kind::Text(_) | Kind::List, _) => true,
     }
 }
 
@@ -317,6 +345,25 @@ mod tests {
         for on in [text("true"), text("True"), text("1"), Json::BoolValue(true)] {
             assert!(parse(&options(&[("streaming", on)])).expect("a flag").0.streaming);
         }
+    }
+
+    #[test]
+    fn options_stand_among_the_experiments_too() {
+        let list = |texts: &[&str]| {
+            let values = texts.iter().map(|one| Value { kind: Some(text(one)) }).collect();
+            Json::ListValue(prost_types::ListValue { values })
+        };
+        // As Go 2.77.0 sends them.
+        let experiments = list(&["checkpointing_interval=500", "parallelism=2", "beam_fn_api", "state_cache_size=1"]);
+        let sent = options(&[("experiments", experiments), ("parallelism", Json::NumberValue(-1.0))]);
+        let (parsed, remarks) = parse(&sent).expect("good options");
+        assert_eq!(parsed.checkpoints.map(|checkpoints| checkpoints.interval.get()), Some(500));
+        assert_eq!((parsed.parallelism.map(NonZeroUsize::get), remarks), (Some(2), vec![]));
+        // What is given as itself counts.
+        let both = options(&[("experiments", list(&["parallelism=2"])), ("parallelism", text("3"))]);
+        assert_eq!(parse(&both).expect("good options").0.parallelism.map(NonZeroUsize::get), Some(3));
+        let refused = parse(&options(&[("experiments", list(&["parallelism=many"]))])).expect_err("no number");
+        assert!(refused.to_string().contains("parallelism"), "{refused}");
     }
 
     #[test]
