@@ -66,7 +66,7 @@ async fn run_embedded(args: &RunArgs, sdk: super::args::Sdk, service: &Service) 
     let ended = {
         let work = async {
             let (status, interrupted) = wait(&mut command, cancel).await?;
-            anyhow::Ok((status, interrupted, finish_jobs(service, interrupted).await?))
+            anyhow::Ok((status, interrupted, finish_jobs(service, status.success(), interrupted).await?))
         };
         let follow = async {
             match &mut progress {
@@ -97,15 +97,16 @@ async fn run_embedded(args: &RunArgs, sdk: super::args::Sdk, service: &Service) 
 }
 
 /// Waits for jobs that the command left behind. Whether all of them succeeded.
-async fn finish_jobs(service: &Service, interrupted: bool) -> anyhow::Result<bool> {
+async fn finish_jobs(service: &Service, command_succeeded: bool, interrupted: bool) -> anyhow::Result<bool> {
     let jobs = service.jobs().all();
-    if jobs.is_empty() && !interrupted {
+    // A command that failed has said itself why.
+    if jobs.is_empty() && command_succeeded && !interrupted {
         eprintln!("ferrobeam: the command ended without submitting a job; does it pass its arguments to Beam?");
     }
     let mut all_done = true;
     for job in jobs {
         let mut changes = job.changes();
-        if !job.state().0.is_terminal() {
+        if !job.state().0.is_terminal() && !interrupted {
             eprintln!("ferrobeam: the command ended; job {} has not: Ctrl-C cancels it", job.id());
         }
         while !job.state().0.is_terminal() {

@@ -145,6 +145,12 @@ fn a_secret_in_yaml_that_is_wrong_is_not_shown() {
     assert!(!said.contains("hunter2"), "{said}");
 }
 
+#[test]
+fn a_deserializer_may_be_named_without_its_package() {
+    let of = |name| expand(request(READ, go_read(&["t"], name), &[])).expect("a deserializer of Kafka's own");
+    assert_eq!(of("StringDeserializer"), of("org.apache.kafka.common.serialization.StringDeserializer"));
+}
+
 /// Fields that are not there have no bytes: few of those stand for many values.
 #[test]
 fn a_small_request_for_very_many_values_is_refused() {

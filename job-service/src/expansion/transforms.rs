@@ -146,7 +146,9 @@ fn serializer(class: Option<&str>) -> Result<FieldType, ExpansionError> {
 /// Kafka's own classes of this kind.
 fn field_type(class: Option<&str>, kind: &str) -> Result<FieldType, ExpansionError> {
     let Some(class) = class.filter(|class| !class.is_empty()) else { return Ok(FieldType::Bytes) };
-    let known = class.strip_prefix("org.apache.kafka.common.serialization.").and_then(|name| name.strip_suffix(kind));
+    // By their short names too, which say the same.
+    let name = class.strip_prefix("org.apache.kafka.common.serialization.").unwrap_or(class);
+    let known = name.strip_suffix(kind);
     Ok(match known {
         Some("ByteArray") => FieldType::Bytes,
         Some("String") => FieldType::Text,

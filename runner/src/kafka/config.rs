@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rdkafka::ClientConfig;
+use rdkafka::types::RDKafkaConfRes;
 
 /// Why a configuration cannot be used. Tells names of properties, and values only of those that are no secrets.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -204,6 +205,10 @@ pub fn check_producer(user: &BTreeMap<String, String>) -> Result<(), ConfigError
 /// What librdkafka says of a configuration. It may repeat a value, so that is left out where it may be a secret.
 pub(super) fn refused(error: rdkafka::error::KafkaError) -> ConfigError {
     match error {
+        rdkafka::error::KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, name, _) => {
+            let why = "neither Kafka's clients nor librdkafka have one of this name".to_owned();
+            ConfigError::Refused { name, why }
+        }
         rdkafka::error::KafkaError::ClientConfig(_, why, name, _) => {
             let why = if is_secret(&name) { "its value is not what it should be".to_owned() } else { why };
             ConfigError::Refused { name, why }
@@ -284,7 +289,23 @@ fn translate(role: Role, user: &BTreeMap<String, String>) -> Result<ClientConfig
     {
         return Err(ConfigError::Missing("bootstrap.servers"));
     }
+    no_kerberos(&config)?;
     Ok(config)
+}
+
+/// Kerberos is not built in, and it is what a client takes that names no mechanism.
+fn no_kerberos(config: &ClientConfig) -> Result<(), ConfigError> {
+    let said = |name: &str| config.config_map().get(name).copied();
+    let sasl = said("security.protocol").is_some_and(|protocol| protocol.to_ascii_uppercase().starts_with("SASL_"));
+    let mechanism = said("sasl.mechanism").or_else(|| said("sasl.mechanisms"));
+    if sasl && mechanism.is_none_or(|mechanism| mechanism == "GSSAPI") {
+        return Err(ConfigError::Unsupported {
+            name: "sasl.mechanism".to_owned(),
+            why: "GSSAPI, which clients take when none is named, is Kerberos, and not built in: there are PLAIN, \
+                  SCRAM-SHA-256, SCRAM-SHA-512 and OAUTHBEARER",
+        });
+    }
+    Ok(())
 }
 
 fn pem_only(name: &str, kind: Option<&String>, path: &str) -> Result<(), ConfigError> {
@@ -452,6 +473,25 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_is_no_property_and_kerberos_are_said_to_be() {
+        let said = |pairs: &[(&str, &str)]| {
+            let all = properties(&[&[("bootstrap.servers", "localhost:9")], pairs].concat());
+            check_consumer(&all).expect_err("it cannot be used").to_string()
+        };
+        // The name is wrong, not the value, which is a secret and not shown.
+        let misspelt = said(&[("sasl.jaas.confg", "hidden")]);
+        assert!(misspelt.contains("sasl.jaas.confg") && misspelt.contains("of this name"), "{misspelt}");
+        assert!(!misspelt.contains("hidden"), "{misspelt}");
+        for pairs in [
+            vec![("security.protocol", "SASL_SSL")],
+            vec![("security.protocol", "SASL_PLAINTEXT"), ("sasl.mechanism", "GSSAPI")],
+        ] {
+            let kerberos = said(&pairs);
+            assert!(kerberos.contains("Kerberos") && kerberos.contains("SCRAM-SHA-256"), "{kerberos}");
+        }
+    }
+
+    #[test]
     fn properties_of_java_mean_what_they_mean_there() {
         let config = consumer(&properties(&[
             ("bootstrap.servers", "localhost:9"),
@@ -492,7 +532,7 @@ mod tests {
         assert_eq!(said(&[("group.id", "g"), ("security.protocol", "SSL")]), Ok(()));
         assert_eq!(
             said(&[("no.such.property", "1")]).unwrap_err(),
-            "the property no.such.property is not accepted: No such configuration property: \"no.such.property\""
+            "the property no.such.property is not accepted: neither Kafka's clients nor librdkafka have one of this name"
         );
         let truststore = said(&[("ssl.truststore.location", "/keys/trust.jks")]).unwrap_err();
         assert!(
@@ -503,7 +543,7 @@ mod tests {
         assert!(said(&[(FAIL_ON_DATA_LOSS, "no")]).unwrap_err().ends_with("it is to be true or false"));
         let word = |name: &str| {
             rdkafka::error::KafkaError::ClientConfig(
-                rdkafka::types::RDKafkaConfRes::RD_KAFKA_CONF_INVALID,
+                RDKafkaConfRes::RD_KAFKA_CONF_INVALID,
                 "hunter2 is no password".to_owned(),
                 name.to_owned(),
                 "hunter2".to_owned(),
