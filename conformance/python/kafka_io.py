@@ -17,15 +17,15 @@ import time
 import unittest
 
 import apache_beam as beam
-from apache_beam.coders import VarIntCoder
 from apache_beam.io.kafka import ReadFromKafka, WriteToKafka
-from apache_beam.transforms import managed, userstate
+from apache_beam.transforms import managed
 from apache_beam.transforms.window import FixedWindows
 from apache_beam.utils.subprocess_server import JavaJarServer
 
 import broker
 import kills
 import service
+from numbered import Number
 
 SERIALIZATION = 'org.apache.kafka.common.serialization.'
 LONG, TEXT = SERIALIZATION + 'LongDeserializer', SERIALIZATION + 'StringDeserializer'
@@ -39,16 +39,6 @@ def shared_broker():
 
 def text(value):
   return b'(null)' if value is None else value
-
-
-class Number(beam.DoFn):
-  """Numbers the records of a key in the order in which they come."""
-  COUNT = userstate.ReadModifyWriteStateSpec('count', VarIntCoder())
-
-  def process(self, pair, count=beam.DoFn.StateParam(COUNT)):
-    number = count.read() or 0
-    count.write(number + 1)
-    yield pair[0], b'%s %d' % (pair[1], number)
 
 
 class KafkaTest(unittest.TestCase):

@@ -22,14 +22,13 @@ import time
 
 import apache_beam as beam
 import confluent_kafka
-from apache_beam.coders import VarIntCoder
 from apache_beam.io.kafka import ReadFromKafka, WriteToKafka
-from apache_beam.transforms import userstate
 from apache_beam.transforms.window import FixedWindows
 
 import broker
 import kills
 import service
+from numbered import Number
 
 PARTITIONS = 4
 KEYS = 500
@@ -37,16 +36,6 @@ WINDOW = 5
 SOURCE, SINK, WINDOWS = 'source', 'sink', 'windows'
 # Seconds for what is left when nothing is killed any more.
 LAST = 600
-
-
-class Number(beam.DoFn):
-  """Counts the records of a key, and says which it was beside what it says itself."""
-  COUNT = userstate.ReadModifyWriteStateSpec('count', VarIntCoder())
-
-  def process(self, pair, count=beam.DoFn.StateParam(COUNT)):
-    number = count.read() or 0
-    count.write(number + 1)
-    yield pair[0], b'%s %d' % (pair[1], number)
 
 
 class Count(beam.DoFn):

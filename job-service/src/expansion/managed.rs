@@ -9,7 +9,7 @@ use ferrobeam_proto::urns::managed_transforms::{KAFKA_READ, KAFKA_WRITE};
 use ferrobeam_runner::kafka::{FieldType, KafkaRead, KafkaWrite, ReadForm, WriteForm};
 
 use super::configuration::{Configuration, ExpansionError, Setting};
-use super::transforms::{Read, Spread, check_write};
+use super::transforms::{DISCOVER_EVERY, Read, Spread, check_write};
 
 /// The transform behind `managed.Read` and `managed.Write`, and YAML's Kafka.
 pub(super) const MANAGED: &str = "beam:transform:managed:v1";
@@ -168,7 +168,7 @@ fn kafka_read(mut from: Configuration) -> Result<Read, ExpansionError> {
         topics: vec![from.required("topic")?],
         form,
         max_time: from.count("max_read_time_seconds")?.map(|seconds| seconds.saturating_mul(1000)),
-        discover_every: 60_000,
+        discover_every: DISCOVER_EVERY,
         consumer_config,
         ..KafkaRead::default()
     };

@@ -11,9 +11,8 @@ use prost::bytes::Bytes;
 use super::configuration::{Configuration, ExpansionError};
 use super::graph::{Graph, OUTPUT, end};
 
-/// How often new partitions are looked for, in milliseconds, where nothing is said: as Flink's source does every five
-/// minutes and Kafka's own clients do with their metadata.
-const DISCOVER_EVERY: u64 = 60_000;
+/// How often new partitions are looked for, in milliseconds, where nothing is said.
+pub(super) const DISCOVER_EVERY: u64 = 60_000;
 
 /// How what is read is spread over the workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,8 +147,7 @@ fn field_type(class: Option<&str>, kind: &str) -> Result<FieldType, ExpansionErr
     let Some(class) = class.filter(|class| !class.is_empty()) else { return Ok(FieldType::Bytes) };
     // By their short names too, which say the same.
     let name = class.strip_prefix("org.apache.kafka.common.serialization.").unwrap_or(class);
-    let known = name.strip_suffix(kind);
-    Ok(match known {
+    Ok(match name.strip_suffix(kind) {
         Some("ByteArray") => FieldType::Bytes,
         Some("String") => FieldType::Text,
         Some("Long") => FieldType::Long,

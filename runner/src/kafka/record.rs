@@ -240,45 +240,50 @@ impl ReadElement {
                 key.encode(out, "key", record.key)?;
                 value.encode(out, "value", record.value)
             }
-            ReadElement::Metadata { prefixed } => {
-                let mut row = Vec::new();
-                let into = if *prefixed { &mut row } else { &mut *out };
-                encode_metadata(into, record);
-                put_prefixed(out, *prefixed, &row);
+            ReadElement::Metadata { prefixed } => put_row(out, *prefixed, |out| {
+                encode_metadata(out, record);
                 Ok(())
-            }
+            }),
             ReadElement::Payload { ty, prefixed } => {
-                let mut row = vec![1, 0];
                 // A row whose one field is not there; of the types that there are none has another way to say it.
                 let Some(value) = record.value else {
                     return Err(BadRecord("its value is null, which this form of reading has no place for".to_owned()));
                 };
-                ty.encode(&mut row, "value", value)?;
-                if *prefixed {
-                    put_prefixed(out, true, &row);
-                } else {
-                    out.extend_from_slice(&row);
-                }
-                Ok(())
+                put_row(out, *prefixed, |out| {
+                    out.extend([1, 0]);
+                    ty.encode(out, "value", value)
+                })
             }
             ReadElement::Json { ty, prefixed } => {
                 let no_value = || BadRecord("its value is null, which is no JSON".to_owned());
                 let values = json::row_of(record.value.ok_or_else(no_value)?, ty)?;
-                let mut row = Vec::new();
-                let into = if *prefixed { &mut row } else { &mut *out };
-                encode_row(into, ty, &values);
-                put_prefixed(out, *prefixed, &row);
-                Ok(())
+                put_row(out, *prefixed, |out| {
+                    encode_row(out, ty, &values);
+                    Ok(())
+                })
             }
         }
     }
 }
 
-fn put_prefixed(out: &mut Vec<u8>, prefixed: bool, bytes: &[u8]) {
-    if prefixed {
-        put_varint(out, bytes.len() as u64);
-        out.extend_from_slice(bytes);
+/// Appends a row, behind its length where that stands before it.
+fn put_row(
+    out: &mut Vec<u8>,
+    prefixed: bool,
+    encode: impl FnOnce(&mut Vec<u8>) -> Result<(), BadRecord>,
+) -> Result<(), BadRecord> {
+    if !prefixed {
+        return encode(out);
     }
+    let mut row = Vec::new();
+    encode(&mut row)?;
+    put_bytes(out, &row);
+    Ok(())
+}
+
+/// A row, behind its length where that stands before it.
+fn row_at(value: &[u8], prefixed: bool) -> Result<&[u8], ElementError> {
+    if prefixed { Ok(split_prefixed(value)?.0) } else { Ok(value) }
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -495,13 +500,11 @@ impl WriteElement {
                 Ok(WriteRecord { key, value, ..WriteRecord::default() })
             }
             WriteElement::Json { prefixed, .. } => {
-                let bytes = if *prefixed { split_prefixed(value)?.0 } else { value };
-                let (row, _) = ty.decode(bytes)?;
+                let (row, _) = ty.decode(row_at(value, *prefixed)?)?;
                 Ok(WriteRecord { value: Some(json::json_of(&row, ty).into()), ..WriteRecord::default() })
             }
             WriteElement::Row { prefixed, .. } => {
-                let bytes = if *prefixed { split_prefixed(value)?.0 } else { value };
-                let (row, _) = ty.decode(bytes)?;
+                let (row, _) = ty.decode(row_at(value, *prefixed)?)?;
                 let mut record = WriteRecord::default();
                 for (field, value) in ty.fields.iter().zip(row) {
                     match (field.name.as_str(), value) {

@@ -72,9 +72,7 @@ pub(crate) fn build<'scope>(
         // A source that the checkpoint does not have is new.
         saved: saved.filter(|saved| !saved.is_empty()),
     };
-    let saved = || task.saved.iter().flatten();
-    let (records, millis_before) =
-        (saved().map(|saved| saved.records).sum(), saved().map(|saved| saved.millis).max().unwrap_or(0));
+    let (records, millis_before) = (task.records_before(), task.millis_before());
     if source.read.commit && !job.checkpoints.are_on() && scope.index() == 0 {
         job.observer.warning(format!(
             "{}: the job takes no checkpoints, so offsets are committed to the Kafka group as records are read: what a failed job \

@@ -3,7 +3,6 @@
 //! Partitions are assigned by the runner: no group is joined, so nothing is ever taken away. Each partition has a queue of
 //! its own in librdkafka, which tells whose end was reached. While its batches are not taken, the thread waits and
 //! librdkafka stops fetching.
-
 //!
 //! The parts: here is what its operator sees of it, [`thread`] is the thread, and [`begin`] finds out what it reads and from where.
 
@@ -37,6 +36,18 @@ pub(crate) struct ReaderTask {
     pub(crate) workers: usize,
     /// What the job starts from, by the workers that saved it; none: from nothing.
     pub(crate) saved: Option<Vec<SavedPositions>>,
+}
+
+impl ReaderTask {
+    /// Records that were read before what was saved.
+    pub(crate) fn records_before(&self) -> u64 {
+        self.saved.iter().flatten().map(|saved| saved.records).sum()
+    }
+
+    /// For how many milliseconds it had been read by then.
+    pub(crate) fn millis_before(&self) -> u64 {
+        self.saved.iter().flatten().map(|saved| saved.millis).max().unwrap_or(0)
+    }
 }
 
 /// What a reader tells.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use rdkafka::config::ClientConfig;
@@ -24,6 +24,7 @@ use super::super::spec::TimestampPolicy;
 use super::super::timestamps::PartitionTime;
 use super::begin::made_anew;
 use super::{FromReader, LEAVING, Moved, Orders, ReaderTask, Reading, Tell, ToReader, Trouble};
+use crate::clock::{Clock, WallClock};
 use crate::element::{BatchBuilder, PANE_NO_FIRING, encode_windowed_header};
 
 /// A batch is handed on when it has so many bytes, or when nothing waits.
@@ -94,8 +95,7 @@ pub(super) struct ReaderThread {
 }
 
 fn now() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as i64)
+    WallClock.now().0
 }
 
 pub(super) fn client(configured: &ClientConfig, warn: Warn) -> Result<BaseConsumer<Context>, Trouble> {
@@ -113,9 +113,7 @@ impl ReaderThread {
             Some(pattern) => Some(whole(pattern).map_err(|error| failed(format!("the topic pattern: {error}")))?),
             None => None,
         };
-        let saved = || task.saved.iter().flatten();
-        let read_before: u64 = saved().map(|saved| saved.records).sum();
-        let millis_before = saved().map(|saved| saved.millis).max().unwrap_or(0);
+        let (read_before, millis_before) = (task.records_before(), task.millis_before());
         let time_left = |time: u64| Duration::from_millis(time.saturating_sub(millis_before));
         Ok(ReaderThread {
             left: task.read.max_records.map(|most| most.saturating_sub(read_before)),
