@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """What reading from Kafka and writing to it costs, beside a bare loop on librdkafka that does the same.
 
-    kafka.py [--runner PATH] [--loop PATH] [--records N] [--bytes N] [--rounds N]
+    kafka.py [--runner PATH] [--loop PATH] [--records N] [--bytes N] [--rounds N] [--java CLASS_PATH [--sdf-records N]]
 
 Each program has one core (`taskset -c 0`), and the broker the other. The same topic is read to its end and thrown away, or
 copied to another topic: by the loop, and by a pipeline of Python's `ReadFromKafka` and `WriteToKafka` without user code,
 without checkpoints and with one a second (exactly once). What a program needs to start is not counted: a read is timed
-against one of a single record, a copy by the times at which the broker appended its first and its last record. Prints
+against one of a single record, a copy by the times at which the broker appended its first and its last record. With `--java`, where the Java SDK with its Kafka is, the same is done by the SDK's own splittable DoFn in Java: on Ferrobeam, and
+on Flink's job server, whose processes have the core, too; of fewer records, since it takes longer. Prints
 a line of JSON for each figure: medians of rounds. KAFKA_JARS is the folder of the broker's jars.
 """
 import argparse
@@ -26,6 +27,7 @@ sys.path += [str(ROOT / 'conformance' / 'python'), str(ROOT / 'benches' / 'durab
 import broker  # pylint: disable=wrong-import-position
 import figures  # pylint: disable=wrong-import-position
 import kills  # pylint: disable=wrong-import-position
+import sdf  # pylint: disable=wrong-import-position
 import service  # pylint: disable=wrong-import-position
 
 PARTITIONS = 4
@@ -103,6 +105,29 @@ def copy(settings, serving, brokers, name, *options):
   return count / seconds
 
 
+def by_sdf(settings, serving, brokers, program, found):
+  """The SDK's own way, on Ferrobeam and on Flink."""
+  for name in ('Ferrobeam', 'Flink'):
+    for what in ('read', 'copy'):
+      flink = sdf.Flink() if name == 'Flink' else None
+      endpoint = flink.endpoint if flink else serving.endpoint
+      try:
+        if what == 'read':
+          rate = program.read(endpoint, brokers, settings.sdf_records)
+        else:
+          to = sink(brokers, 'sdf-%s-%d' % (name, len(found.get('SDF copy, ' + name, []))))
+          program.copy(endpoint, brokers, settings.sdf_records, to)
+          seconds, count = appended(brokers, to)
+          rate = count / seconds
+          brokers.delete_topic(to)
+        found.setdefault('SDF %s, %s' % (what, name), []).append(rate)
+      finally:
+        if flink:
+          flink.stop()
+        else:
+          subprocess.run([settings.runner, 'cancel', '--endpoint=%s' % endpoint, 'sdf'], check=False)
+
+
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--runner', default=str(ROOT / 'target' / 'release' / 'ferrobeam'))
@@ -110,6 +135,8 @@ def main():
   parser.add_argument('--records', type=int, default=2_000_000)
   parser.add_argument('--bytes', type=int, default=100)
   parser.add_argument('--rounds', type=int, default=3)
+  parser.add_argument('--java', help="where the Java SDK and its Kafka are: measures the SDK's own way, too")
+  parser.add_argument('--sdf-records', type=int, default=200_000)
   settings = parser.parse_args()
   os.environ['FERROBEAM'] = settings.runner
   brokers = broker.Broker()
@@ -122,6 +149,7 @@ def main():
   try:
     fill(brokers, settings.records, settings.bytes)
     found = {}
+    program = sdf.Program(settings.java) if settings.java else None
     for number in range(settings.rounds):
       loop = looped(settings, brokers, 'read', SOURCE)
       found.setdefault('loop read', []).append(loop['records'] / loop['seconds'])
@@ -136,11 +164,17 @@ def main():
       for name, options in [('copy', ['--checkpointing_interval=-1']), ('copy exactly once', ['--checkpointing_interval=1000'])]:
         rate = copy(settings, serving, brokers, '%s-%d' % (name.replace(' ', '-'), number), *options)
         found.setdefault(name, []).append(rate)
+      if program:
+        by_sdf(settings, serving, brokers, program, found)
       figures.told({name: round(rates[-1]) for name, rates in found.items()})
     for name, rates in found.items():
-      limit = 'loop ' + name.split()[0]
-      more = {} if name.startswith('loop') else {'of_the_loop': statistics.median(rates) / statistics.median(found[limit])}
-      figures.say(name, records_a_second=statistics.median(rates), rounds=rates, **more)
+      rate = statistics.median(rates)
+      of = lambda other: statistics.median(found[other])
+      if name.startswith('SDF'):
+        more = {'native_is_times': of(name.split()[1].rstrip(',')) / rate}
+      else:
+        more = {} if name.startswith('loop') else {'of_the_loop': rate / of('loop ' + name.split()[0])}
+      figures.say(name, records_a_second=rate, rounds=rates, **more)
   finally:
     serving.stop()
     brokers.stop()

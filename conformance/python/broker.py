@@ -79,9 +79,12 @@ def lasting_port():
 
 
 class Broker:
-  """A broker in a folder of its own. Server properties, as keywords, are beside or instead of ours."""
+  """A broker in a folder of its own. Server properties, as keywords, are beside or instead of ours.
 
-  def __init__(self, **properties):
+  With `listeners`, it has those beside the one that it has anyway, which is for tests.
+  """
+
+  def __init__(self, listeners=None, **properties):
     self._temporary = tempfile.TemporaryDirectory(prefix='ferrobeam-kafka-')
     self.folder = pathlib.Path(self._temporary.name)
     self.log = self.folder / 'log'
@@ -96,10 +99,14 @@ class Broker:
         'controller.quorum.voters': '1@localhost:%d' % self._controller,
         'log.dirs': self.folder / 'data',
     }
+    formatting = []
+    if listeners:
+      own = listeners.added_to({**PROPERTIES, **own})
+      formatting = listeners.formatting()
     all_of_them = {**PROPERTIES, **own, **properties}
     self._properties.write_text(''.join('%s=%s\n' % property for property in all_of_them.items()))
     cluster = '--cluster-id=%s' % secrets.token_urlsafe(16)
-    self._run('kafka.tools.StorageTool', 'format', cluster, '--config=%s' % self._properties)
+    self._run('kafka.tools.StorageTool', 'format', cluster, '--config=%s' % self._properties, *formatting)
     assert self._process.wait(LIMIT) == 0, 'no storage: %s' % self._end_of_log()
     self.start()
 
@@ -220,13 +227,28 @@ class Broker:
 
   def abort(self, topic, records):
     """Writes records in a transaction, which is then aborted."""
-    producer = confluent_kafka.Producer(self._options(transactional_id='aborted'))
+    self._transaction('aborted', topic, records).abort_transaction(LIMIT)
+
+  def _transaction(self, transactional_id, topic, records, **options):
+    """A producer with an open transaction that has these records."""
+    producer = confluent_kafka.Producer(self._options(transactional_id=transactional_id, **options))
     producer.init_transactions(LIMIT)
     producer.begin_transaction()
     for key, value in records:
       producer.produce(topic, key=key, value=value)
     producer.flush(LIMIT)
-    producer.abort_transaction(LIMIT)
+    return producer
+
+  def settle(self, transactional_id, topic, epoch, records=(), commit=True):
+    """Becomes the producer of a sink, and commits an epoch as its sinks do: as the offset of partition 0, of the group that has the
+    name of the id. Or leaves that open, for ten minutes, and gives the producer."""
+    producer = self._transaction(transactional_id, topic, records, transaction_timeout_ms=600000)
+    with self._consumer(group_id=transactional_id) as group:
+      offset = confluent_kafka.TopicPartition(topic, 0, epoch)
+      producer.send_offsets_to_transaction([offset], group.consumer_group_metadata(), LIMIT)
+    if commit:
+      producer.commit_transaction(LIMIT)
+    return producer
 
   def delete_topic(self, name):
     client = self._admin()

@@ -7,6 +7,7 @@ import collections
 import json
 import os
 import random
+import re
 import shutil
 import tempfile
 import unittest
@@ -212,6 +213,28 @@ class Durable(unittest.TestCase):
     pool.start()
     self.check(job, context)
     self.assertTrue(any('worker pool' in text and 'The job is run again' in text for text in job.messages()))
+
+  def test_checkpoint_of_a_job_that_cannot_run_any_more(self):
+    """Its harnesses are gone for good. Who cancels it to start another from its checkpoint still has that."""
+    pool = service.Pool()
+    self.addCleanup(pool.stop)
+    context = self.context('state', 'windows', count=800)
+    job = self.job(context.build, context, *pool.environment)
+    context.hold(1, 2)
+    self.assertTrue(job.worked(2, checkpoints=2))
+    pool.stop()
+    job.kill()
+    job_id = job.result._job_id  # pylint: disable=protected-access
+    refused = self.service.ask('savepoint', job_id)
+    self.assertEqual(refused.returncode, 1)
+    self.assertIn('--savepoint_path=', refused.stderr)
+    cancelled = self.service.ask('cancel', job_id)
+    self.assertEqual((cancelled.returncode, cancelled.stdout), (0, '%s CANCELLED\n' % job_id))
+    option, = re.findall(r'--savepoint_path=\S+', cancelled.stderr)
+    pool.start()
+    another = self.job(context.build, context, *pool.environment, option)
+    self.check_undisturbed(another, context)
+    self.assert_went_on(another)
 
   def away(self, job, seconds):
     """Whether it ends within so many seconds."""

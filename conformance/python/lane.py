@@ -1,7 +1,7 @@
 """One lane of a Python suite: runs the tests it is told to, one at a time, in this process.
 
-    lane.py --list [--unskip] MODULE       prints the name of every test of MODULE
-    lane.py [--unskip] MODULE SECONDS      reads a name a line from stdin, answers each with a JSON line on stdout
+    lane.py --list [--unskip] MODULES      prints the name of every test of MODULES, which commas part
+    lane.py [--unskip] MODULES SECONDS     reads a name a line from stdin, answers each with a JSON line on stdout
 
 With --unskip the tests are those that are marked to be skipped, and they are run.
 What a test prints goes to stderr, so stdout carries answers only. A test that outlives SECONDS has the stacks of all
@@ -49,6 +49,7 @@ class Record(unittest.TestResult):
 
 
 def names(module, skipped_only):
+  """The tests of a module. A class that it has from elsewhere is not its own."""
   for name, cls in sorted(vars(module).items()):
     if isinstance(cls, type) and issubclass(cls, unittest.TestCase) and cls.__module__ == module.__name__:
       for method in unittest.defaultTestLoader.getTestCaseNames(cls):
@@ -65,10 +66,10 @@ def unskipped(cls, method):
   return cls(method)
 
 
-def run(module, name, unskip):
+def run(modules, name, unskip):
   cls, method = name.split('.')
   record = Record()
-  cls = getattr(module, cls)
+  cls, = [found for found in (getattr(module, cls, None) for module in modules) if found]
   unittest.TestSuite([unskipped(cls, method) if unskip else cls(method)]).run(record)
   return record
 
@@ -80,17 +81,18 @@ def main(argv):
   listing, unskip = ('--list' in argv), ('--unskip' in argv)
   argv = [word for word in argv if not word.startswith('--')]
   if listing:
-    for name in names(importlib.import_module(argv[0]), unskip):
-      print(name, file=answers)
+    for module in argv[0].split(','):
+      for name in names(importlib.import_module(module), unskip):
+        print(name, file=answers)
     return
-  module, seconds = importlib.import_module(argv[0]), float(argv[1])
+  modules, seconds = [importlib.import_module(module) for module in argv[0].split(',')], float(argv[1])
   print(json.dumps({'ready': True}), file=answers)
   for line in iter(sys.stdin.readline, ''):
     name = line.strip()
     print('=== %s' % name, file=sys.stderr, flush=True)
     faulthandler.dump_traceback_later(seconds)
     start = time.monotonic()
-    record = run(module, name, unskip)
+    record = run(modules, name, unskip)
     faulthandler.cancel_dump_traceback_later()
     answer = {
         'name': name, 'verdict': record.verdict, 'ms': int(1000 * (time.monotonic() - start)), 'why': record.why[:2000]

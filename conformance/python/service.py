@@ -172,10 +172,16 @@ class Service:
       environment = self._s3.environment if self._s3 else None
       self._process = started(self._command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
-  def run(self, command, *arguments):
-    """What a command of the program that asks this service prints."""
+  def ask(self, command, *arguments):
+    """Runs a command of the program that asks this service: what it prints, what it says beside that, and its exit status."""
     asked = [os.environ['FERROBEAM'], command, '--endpoint=%s' % self.endpoint, *arguments]
-    return subprocess.run(asked, check=True, timeout=LIMIT, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run(asked, timeout=LIMIT, capture_output=True, text=True)
+
+  def run(self, command, *arguments):
+    """What such a command prints, which succeeds."""
+    answer = self.ask(command, *arguments)
+    assert answer.returncode == 0, '%s %s: %s' % (command, arguments, answer.stderr)
+    return answer.stdout
 
   def wait(self):
     wait_for('the service', lambda: self.check_alive() or listens(self._process.pid))

@@ -144,10 +144,17 @@ pub fn prepare(suite: Suite, target: &Target, lanes: usize, logs: &Path) -> Resu
             let env = vec![
                 ("FERROBEAM", program),
                 ("GO_KAFKA", GoKit::program("kafka")?),
+                ("JAVA_CLASS_PATH", JavaKit::ready()?.class_path.into()),
                 ("KAFKA_JARS", kafka_jars()?),
                 ("PYTHONPATH", packages),
             ];
-            python_lanes(&["kafka_io"], target, lanes, logs, env)
+            python_lanes(
+                &["guards,kafka_io,kafka_exactly_once,kafka_sink_faults,kafka_source_faults,kafka_java,kafka_secured"],
+                target,
+                lanes,
+                logs,
+                env,
+            )
         }
         Suite::Launch => {
             let program = program_of(suite, target)?;
@@ -169,6 +176,7 @@ fn program_of(suite: Suite, target: &Target) -> Result<PathBuf> {
     program.canonicalize().with_context(|| format!("{} is not there", program.display()))
 }
 
+/// Of modules, which commas part, with flags of the lane before them.
 fn python_lanes(
     module: &'static [&'static str],
     target: &Target,

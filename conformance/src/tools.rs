@@ -172,7 +172,7 @@ impl JavaKit {
             say_and_run("downloading the Java SDK's tests and harness", &mut command)
                 .context("Maven and JDK 17 or newer are needed (Debian: apt-get install maven default-jdk-headless)")
         })?;
-        let sources = ["Lane.java", "State.java", "Words.java"].map(|name| source.join(name));
+        let sources = ["Kafka.java", "Lane.java", "State.java", "Words.java"].map(|name| source.join(name));
         let recipe = sources.iter().map(|path| read(path)).collect::<Result<String>>()?;
         cache::once(&folder, "classes", &recipe, || {
             let mut command = Command::new("javac");

@@ -189,6 +189,7 @@ impl Leading {
     /// Waits until this service leads those on its storage.
     async fn begin(url: &str, endpoint: String, term: Duration) -> Result<Leading, ServeError> {
         let storage = Storage::open(url, &Options::of_environment())?;
+        storage.keep_records_private()?;
         let election = Election::new(storage.clone(), Term::of_this_process(endpoint), term);
         let leadership = election.win(|other| {
             tracing::info!(

@@ -39,9 +39,10 @@ pub(crate) fn show(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Installs what compiling Ferrobeam takes: RocksDB is C++, and its bindings are made by libclang.
+/// Installs what compiling Ferrobeam takes: RocksDB is C++, its bindings are made by libclang, and librdkafka by cmake (only
+/// so does it find the libcurl that its tokens of identity providers take).
 pub(crate) fn compilers() -> Result<()> {
-    packages(&[("c++", "build-essential")])?;
+    packages(&[("c++", "build-essential"), ("cmake", "cmake")])?;
     if has_libclang() { Ok(()) } else { install(&["libclang-dev"]) }
 }
 

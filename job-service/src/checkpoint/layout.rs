@@ -118,6 +118,9 @@ impl Layout {
 pub struct ServiceLayout;
 
 impl ServiceLayout {
+    /// The folder of all of it.
+    pub(super) const FOLDER: &str = ".service";
+
     /// The folder of the terms of those that led.
     pub fn terms() -> Key {
         Key(".service/terms".to_owned())

@@ -13,6 +13,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -34,7 +35,7 @@ use tokio_stream::StreamExt;
 use url::Url;
 
 use super::ContentHash;
-use super::layout::Key;
+use super::layout::{Key, ServiceLayout};
 use super::options::{OpenError, Options, Provider};
 use super::sealed::{Nonce, Sealed};
 
@@ -342,6 +343,19 @@ impl Storage {
             .map_err(|e| OpenError::Client { url: url.to_owned(), message: e.to_string() })?
             .with_fsync(true);
         Ok(Storage { store: Arc::new(store), root: String::new(), url: url.into(), folder: Some(folder), limits })
+    }
+
+    /// Keeps what services record of their jobs from other users of a machine, where the storage is a folder: pipelines and
+    /// options may hold credentials. One that is there stays as its owner has made it.
+    pub fn keep_records_private(&self) -> Result<(), OpenError> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let records = folder.join(ServiceLayout::FOLDER);
+        match std::fs::DirBuilder::new().mode(0o700).create(&records) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(OpenError::Folder { folder: records.display().to_string(), source: error })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A store that is gone with the process: for tests. Two of them share nothing.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use ferrobeam_proto::job::job_message::MessageImportance;
 use ferrobeam_proto::job::job_messages_response::Response;
 use ferrobeam_proto::job::job_state::Enum as JobState;
-use ferrobeam_proto::job::{CancelJobRequest, DrainJobRequest, GetJobStateRequest, JobInfo, JobMessagesRequest};
+use ferrobeam_proto::job::{CancelJobRequest, DrainJobRequest, JobInfo, JobMessagesRequest};
 use serde::Serialize;
 use tokio_stream::StreamExt;
 
@@ -58,17 +58,41 @@ pub(super) async fn drain(args: EndArgs) -> anyhow::Result<ExitCode> {
     Ok(if finishes { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Waits for the end of a job that was asked to end, if that is wanted, and prints its state.
+/// Waits for the end of a job that was asked to end, if that is wanted, and prints its state. What the job says meanwhile goes
+/// to standard error: it may not come to its end.
 async fn ending(client: &mut JobClient, args: &EndArgs, job_id: String, mut state: i32) -> anyhow::Result<i32> {
     if !args.no_wait && !is_terminal(state) {
-        let request = GetJobStateRequest { job_id: job_id.clone() };
-        let mut states = client.get_state_stream(request).await.map_err(said)?.into_inner();
-        while let Some(event) = states.next().await {
-            state = event.map_err(said)?.state;
+        let request = JobMessagesRequest { job_id: job_id.clone() };
+        let mut events = client.get_message_stream(request).await.map_err(said)?.into_inner();
+        let mut ends = false;
+        while let Some(event) = events.next().await {
+            match event.map_err(said)?.response {
+                Some(Response::StateResponse(event)) => {
+                    state = event.state;
+                    ends |= matches!(event.state(), JobState::Cancelling | JobState::Draining);
+                }
+                Some(Response::MessageResponse(message)) if ends => {
+                    if let Some(label) = label(message.importance(), false) {
+                        eprintln!("{} {label}{}", message.time, message.message_text);
+                    }
+                }
+                Some(Response::MessageResponse(_)) | None => {}
+            }
         }
     }
     println!("{job_id} {}", state_name(state));
     Ok(state)
+}
+
+/// What stands before a message of such an importance; `None` where it is not shown.
+fn label(importance: MessageImportance, verbose: bool) -> Option<&'static str> {
+    match importance {
+        MessageImportance::JobMessageDebug | MessageImportance::JobMessageDetailed if !verbose => None,
+        MessageImportance::JobMessageDebug => Some("debug "),
+        MessageImportance::JobMessageWarning => Some("warning "),
+        MessageImportance::JobMessageError => Some("error "),
+        _ => Some(""),
+    }
 }
 
 /// Ends with success for a job that did.
@@ -80,15 +104,9 @@ pub(super) async fn logs(args: LogsArgs) -> anyhow::Result<ExitCode> {
     while let Some(event) = events.next().await {
         match event.map_err(said)?.response {
             Some(Response::MessageResponse(message)) => {
-                let label = match message.importance() {
-                    MessageImportance::JobMessageDebug if !args.verbose => continue,
-                    MessageImportance::JobMessageDetailed if !args.verbose => continue,
-                    MessageImportance::JobMessageDebug => "debug ",
-                    MessageImportance::JobMessageWarning => "warning ",
-                    MessageImportance::JobMessageError => "error ",
-                    _ => "",
-                };
-                println!("{} {label}{}", message.time, message.message_text);
+                if let Some(label) = label(message.importance(), args.verbose) {
+                    println!("{} {label}{}", message.time, message.message_text);
+                }
             }
             Some(Response::StateResponse(state)) => {
                 println!("{}", state_name(state.state));

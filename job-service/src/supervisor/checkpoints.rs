@@ -133,6 +133,8 @@ pub(super) struct Checkpoints {
     savepoints: u64,
     /// They stay when the job fails.
     kept: bool,
+    /// It has lost a process, and has completed no checkpoint since.
+    disturbed: bool,
     /// Where the files are that it begins with, if they are another job's.
     restore_url: String,
 }
@@ -204,6 +206,7 @@ impl Checkpoints {
             awaited: Vec::new(),
             savepoints: 0,
             kept: false,
+            disturbed: false,
         };
         (checkpoints, remarks)
     }
@@ -249,7 +252,15 @@ impl Checkpoints {
         let starts = matches!(event, Event::Started { .. });
         let over = starts || matches!(event, Event::Stop | Event::ProcessLost);
         if over {
-            let why = "the job ended, or lost a process, before it had saved its state: ask again".to_owned();
+            let mut why = "the job ended, or lost a process, before it had saved its state: ask again".to_owned();
+            if let Event::ProcessLost = event
+                && let Some(from) = self.start_from_them()
+            {
+                why.push_str(&format!(
+                    ". Where it cannot run any more, cancel it: its last checkpoint stays then, and another job goes on from it with \
+                     {from}"
+                ));
+            }
             if !starts {
                 self.awaited.append(&mut self.asked);
             }
@@ -290,6 +301,7 @@ impl Checkpoints {
                 });
             }
             Decision::Committed { epoch, purpose } => {
+                self.disturbed = false;
                 if self.latest.replace(epoch).is_none()
                     && let Some(records) = &self.records
                 {
@@ -371,6 +383,12 @@ impl Checkpoints {
     /// One was complete before this service had the job: without any, it does not begin from its start.
     pub(super) fn had_some(&mut self) {
         self.latest.get_or_insert(Epoch(0));
+        self.disturbed = true;
+    }
+
+    /// The job has lost a process. Until another checkpoint is complete, who cancels it may do so because it cannot go on.
+    pub(super) fn lost_process(&mut self) {
+        self.disturbed = true;
     }
 
     /// The latest that was completed here.
@@ -398,10 +416,23 @@ impl Checkpoints {
     /// They stay when the job fails. Gives what its owner is to know of that, if there are some.
     pub(super) fn keep(&mut self) -> Option<String> {
         self.kept = true;
+        Some(format!("\n\nThe job's checkpoints stay: another goes on from them with {}", self.start_from_them()?))
+    }
+
+    /// The option by which another job goes on from them, if there are some.
+    fn start_from_them(&self) -> Option<String> {
         let (url, job) = (self.storage.url.trim_end_matches('/'), &self.job);
-        self.has_some().then(|| {
-            format!("\n\nThe job's checkpoints stay: another goes on from them with --savepoint_path={url}/{job}")
-        })
+        self.has_some().then(|| format!("--savepoint_path={url}/{job}"))
+    }
+
+    /// What the owner of a job that ended like this is to know of its checkpoints: those of one that was disturbed stay, where
+    /// others would be gone.
+    pub(super) fn left_by(&self, end: State) -> Option<String> {
+        let unasked = self.disturbed && end == State::Cancelled && self.savepoints == 0;
+        let from = self.start_from_them().filter(|_| unasked)?;
+        Some(format!(
+            "the job had lost a process and saved nothing since, so its last checkpoint stays: another goes on from it with {from}"
+        ))
     }
 
     /// Whether a job that ended like this leaves its last checkpoint behind.
@@ -410,7 +441,7 @@ impl Checkpoints {
             _ if self.savepoints > 0 => true,
             State::Failed if self.kept => true,
             State::Failed => self.externalized,
-            State::Cancelled => self.externalized && self.retained_on_cancellation,
+            State::Cancelled => self.disturbed || (self.externalized && self.retained_on_cancellation),
             State::Done | State::Drained => false,
             State::Stopped | State::Starting | State::Running | State::Cancelling | State::Draining => true,
         }

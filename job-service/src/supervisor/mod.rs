@@ -204,10 +204,18 @@ impl Supervisor {
             if self.lock_live().get(job).is_some_and(|live| live.ask_for_savepoint(answer, stop)) {
                 return Ok(answered);
             }
-            let starts =
-                self.jobs.get(job).is_some_and(|job| matches!(job.state().0, State::Starting | State::Running));
-            if !starts || begun.elapsed() >= STARTING {
-                return Err(format!("{job} does not run"));
+            let state = self.jobs.get(job).map(|job| job.state().0);
+            match state {
+                Some(State::Starting | State::Running) if begun.elapsed() < STARTING => {}
+                Some(State::Starting | State::Running) => {
+                    return Err(format!(
+                        "{job} is being started for {} s and does not run yet; `ferrobeam logs {job}` tells why. Its earlier \
+                         checkpoints, if there are some, are listed by `ferrobeam checkpoints {job}`",
+                        STARTING.as_secs()
+                    ));
+                }
+                Some(state) => return Err(format!("{job} does not run: it is {state}")),
+                None => return Err(format!("{job} does not run")),
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -250,8 +258,13 @@ impl Supervisor {
         }
         let checkpoints = work.ok().and_then(|work| work.checkpoints);
         let end = job.close(outcome.state());
-        if let Some(checkpoints) = checkpoints.filter(|checkpoints| !checkpoints.stay_after(end)) {
-            checkpoints.forget().await;
+        if let Some(checkpoints) = checkpoints {
+            if let Some(left) = checkpoints.left_by(end) {
+                job.say(Message::now(Importance::Warning, left));
+            }
+            if !checkpoints.stay_after(end) {
+                checkpoints.forget().await;
+            }
         }
         finish(job, outcome, results);
         leaving
@@ -289,6 +302,9 @@ impl Supervisor {
             };
             if self.is_suspended() {
                 return (Outcome::Lost(how), None);
+            }
+            if let Some(checkpoints) = &mut work.checkpoints {
+                checkpoints.lost_process();
             }
             let mut cancelled = job.cancelled();
             if *cancelled.borrow() {

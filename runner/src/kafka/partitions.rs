@@ -9,7 +9,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use regex::Regex;
 
-use super::client::Context;
+use super::client::{Context, GIVE_UP};
 use super::config::{self, Reset};
 use super::native;
 use super::position::PartitionPosition;
@@ -20,8 +20,6 @@ use super::spec::KafkaRead;
 const ASK: Duration = Duration::from_secs(10);
 /// How long a question may take that can be asked again.
 const SOON: Duration = Duration::from_secs(2);
-/// How long nothing may answer before a job is told that nothing will.
-const GIVE_UP: Duration = Duration::from_secs(60);
 
 /// A partition by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,8 +73,13 @@ impl Partitions<'_> {
         Ok(Some(found))
     }
 
-    /// As [`Partitions::all`], until there is an answer.
-    pub(super) fn first(&self, mut asked_to_stop: impl FnMut() -> bool) -> Result<BTreeSet<PartitionName>, Trouble> {
+    /// As [`Partitions::all`], until there is an answer. A topic that `was_read` is given more time to be there than one that may never
+    /// have been.
+    pub(super) fn first(
+        &self,
+        was_read: impl Fn(&str) -> bool,
+        mut asked_to_stop: impl FnMut() -> bool,
+    ) -> Result<BTreeSet<PartitionName>, Trouble> {
         let begun = Instant::now();
         loop {
             let trouble = match self.all() {
@@ -88,19 +91,24 @@ impl Partitions<'_> {
             if asked_to_stop() {
                 return Err(Trouble::Stopped);
             }
+            // Has it tell what goes wrong: a call may end with any event.
+            for _ in 0..20 {
+                let _ = self.consumer.poll(Duration::from_millis(10));
+            }
+            if let Some(refusal) = self.consumer.context().refusal(&self.read.consumer_config, begun.elapsed()) {
+                return Err(Trouble::Passing(refusal));
+            }
             // A topic that was just made is not known to every broker at once.
-            let patience = if trouble.is_some() { ASK } else { GIVE_UP };
+            let patience = match &trouble {
+                Some(Trouble::NoTopic(name)) if !was_read(name) => ASK,
+                _ => GIVE_UP,
+            };
             if begun.elapsed() >= patience {
                 return Err(trouble.unwrap_or_else(|| {
-                    let servers = self.read.consumer_config.get("bootstrap.servers").map_or("", String::as_str);
-                    Trouble::Passing(format!(
-                        "no Kafka broker at {servers} has answered for {} s: look whether the address is right, whether it \
-                         can be reached from here, and whether security.protocol and what belongs to it are set",
-                        begun.elapsed().as_secs()
-                    ))
+                    let context = self.consumer.context();
+                    Trouble::Passing(context.no_broker(&self.read.consumer_config, begun.elapsed()))
                 }));
             }
-            std::thread::sleep(Duration::from_millis(200));
         }
     }
 

@@ -10,6 +10,9 @@
 //!   it): whether an epoch is in Kafka cannot be known then, which is an error and never a guess.
 //! - After any error the producer is made anew, and the offset read again, before anything else is sent: a request of
 //!   the old one may still be on its way.
+//! - Requests of a transaction that librdkafka sends again by itself, since a connection broke or an answer did not come, have
+//!   the same producer epoch: the first of them may come late, and then counts for the transaction that is open by then
+//!   (KAFKA-17754, librdkafka#5423). A call that took as long as that is followed by a new producer, whose epoch is greater.
 //! - `commit_transaction` returns before readers see the records.
 //! - Offsets must be of a partition that exists, and are committed for a group without members.
 
@@ -19,10 +22,10 @@ use std::time::{Duration, Instant};
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::producer::{BaseProducer, Producer, PurgeConfig};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
-use super::client::{Context, Warn};
+use super::client::{Context, GIVE_UP, Warn};
 use super::config;
 use super::reader::KafkaFailure;
 use super::writer::{TransactionTask, WriteError, WrittenForm, drain, for_owner, write};
@@ -39,6 +42,10 @@ const FENCED_AT_MOST: u32 = 5;
 const COMMIT_AGAIN: Duration = Duration::from_secs(12 * 3600);
 /// How long brokers let a transaction be open, unless the configuration says. It is held open only while it is written.
 const TRANSACTION_TIMEOUT: &str = "300000";
+
+/// How long librdkafka waits before it sends a request again, in milliseconds; and by how much it may fall short of that.
+const RETRY_BACKOFF: u64 = 100;
+const JITTER: u64 = 20;
 
 /// What an attempt may have left: records of a checkpoint that may or may not be in Kafka.
 pub(crate) struct Recovery {
@@ -73,6 +80,8 @@ pub(crate) struct Transactions {
     /// The last epoch that is in Kafka.
     epoch: Option<u64>,
     committed: Instant,
+    /// A request of this producer's last transaction may still be on its way.
+    is_suspect: bool,
 }
 
 impl Transactions {
@@ -122,10 +131,9 @@ impl Transactions {
             Some(own) => own,
             None => Transactions::open(form, id, warn)?,
         };
-        if transactions.epoch.is_none() {
-            // From now on a group without an offset has lost it.
-            transactions.write_all(first_epoch, &[])?;
-        }
+        // From now on a group without an offset has lost it; and brokers forget it no earlier than that long after this start.
+        let known = transactions.epoch.unwrap_or(first_epoch);
+        transactions.write_all(known, &[])?;
         Ok(transactions)
     }
 
@@ -149,9 +157,10 @@ impl Transactions {
             group,
             epoch: None,
             committed: Instant::now(),
+            is_suspect: false,
         };
         let taken = transactions.take_id();
-        transactions.until_it_works(taken, |_| Ok(()))?;
+        transactions.until_it_works(Some(GIVE_UP), taken, |_| Ok(()))?;
         Ok(transactions)
     }
 
@@ -160,16 +169,16 @@ impl Transactions {
         if self.epoch.is_some_and(|known| known >= epoch) {
             return Ok(());
         }
-        // Nothing to say, and nothing that brokers would forget.
-        if records.iter().all(FrozenQueue::is_empty) && self.committed.elapsed() < COMMIT_AGAIN {
+        if records.iter().all(FrozenQueue::is_empty) && !is_due(self.committed.elapsed()) {
             return Ok(());
         }
         self.write_all(epoch, records)
     }
 
     fn write_all(&mut self, epoch: u64, records: &[FrozenQueue]) -> Result<(), KafkaFailure> {
-        let written = self.transaction(epoch, records);
-        self.until_it_works(written, |this| {
+        let written = self.with_a_clean_producer().and_then(|()| self.transaction(epoch, records));
+        // What was known before is no reason not to write: only what is learnt from Kafka after a fault is.
+        self.until_it_works(None, written, |this| {
             if this.epoch.is_some_and(|known| known >= epoch) { Ok(()) } else { this.transaction(epoch, records) }
         })?;
         self.epoch = Some(epoch);
@@ -183,17 +192,23 @@ impl Transactions {
         let _ = self.group.poll(Duration::ZERO);
     }
 
-    /// While `outcome` is a fault: makes the producer anew, learns what Kafka has, and tries `again`.
+    /// While `outcome` is a fault: makes the producer anew, learns what Kafka has, and tries `again`; no longer than `patience`,
+    /// if that is given.
     fn until_it_works(
         &mut self,
+        patience: Option<Duration>,
         mut outcome: Result<(), Fault>,
         again: impl Fn(&mut Transactions) -> Result<(), Fault>,
     ) -> Result<(), KafkaFailure> {
         let mut fenced = 0;
+        let begun = Instant::now();
         loop {
             let why = match outcome {
                 Ok(()) => return Ok(()),
-                Err(Fault::Final(why)) => return Err(for_owner(&format!("topic {}: {why}", self.form.write.topic))),
+                Err(Fault::Final(why)) => {
+                    self.abort();
+                    return Err(for_owner(&format!("topic {}: {why}", self.form.write.topic)));
+                }
                 Err(Fault::Fenced(why)) => {
                     fenced += 1;
                     if fenced > FENCED_AT_MOST {
@@ -208,13 +223,60 @@ impl Transactions {
                 }
                 Err(Fault::Passing(why)) => why,
             };
+            // Has it tell what goes wrong.
+            self.producer.poll(PAUSE);
+            if let Some(patience) = patience {
+                let (context, config) = (self.producer.context(), &self.form.write.producer_config);
+                let waited = begun.elapsed();
+                let nobody = || (waited >= patience).then(|| format!("{} ({why})", context.no_broker(config, waited)));
+                if let Some(hopeless) = context.refusal(config, waited).or_else(nobody) {
+                    let message = format!("topic {}: {hopeless}", self.form.write.topic);
+                    return Err(KafkaFailure { message, may_pass: true });
+                }
+            }
             self.context.tell(&why, || {
                 format!("topic {}: {why}; the transaction is begun anew with a new producer", self.form.write.topic)
             });
-            std::thread::sleep(PAUSE);
-            self.producer = producer(&self.form, &self.id, &self.warn)?;
-            outcome = self.take_id().and_then(|()| again(self));
+            outcome = match self.renew()? {
+                Ok(()) => again(self),
+                Err(fault) => Err(fault),
+            };
         }
+    }
+
+    /// Gives a transaction up: one that is left open holds readers up until transaction.timeout.ms.
+    fn abort(&self) {
+        self.producer.purge(PurgeConfig::default().queue().inflight());
+        let begun = Instant::now();
+        // It waits for what has become of records, which only this thread can take.
+        while self.producer.in_flight_count() > 0 && begun.elapsed() < CALL {
+            self.producer.poll(PAUSE);
+        }
+        if let Err(error) = self.producer.abort_transaction(CALL) {
+            tracing::debug!(%error, id = self.id, "a transaction is left open");
+        }
+    }
+
+    /// Makes the producer anew, and learns what Kafka has.
+    fn renew(&mut self) -> Result<Result<(), Fault>, KafkaFailure> {
+        self.producer = producer(&self.form, &self.id, &self.warn)?;
+        self.is_suspect = false;
+        Ok(self.take_id())
+    }
+
+    /// Before a transaction: a producer of whose last one nothing can still be on its way.
+    fn with_a_clean_producer(&mut self) -> Result<(), Fault> {
+        if !self.is_suspect {
+            return Ok(());
+        }
+        let before = self.epoch;
+        let renewed = self.renew().unwrap_or_else(|failure| Err(Fault::Final(failure.message)));
+        renewed.and_then(|()| match (before, self.epoch) {
+            (Some(before), Some(now)) if now < before => {
+                Err(Fault::Final(format!("Kafka has forgotten epoch {before}, which it had taken: it says {now}")))
+            }
+            _ => Ok(()),
+        })
     }
 
     /// Makes the id this producer's, and reads which epoch Kafka has.
@@ -240,7 +302,7 @@ impl Transactions {
         Ok(list)
     }
 
-    fn transaction(&self, epoch: u64, records: &[FrozenQueue]) -> Result<(), Fault> {
+    fn transaction(&mut self, epoch: u64, records: &[FrozenQueue]) -> Result<(), Fault> {
         self.producer.begin_transaction().map_err(|error| fault(&error, "begin_transaction"))?;
         let row = self.form.element.row_type();
         for input in records {
@@ -261,10 +323,13 @@ impl Transactions {
         let epoch = i64::try_from(epoch).map_err(|_| Fault::Final(format!("an epoch of {epoch}")))?;
         let offset = self.offset(Offset::Offset(epoch))?;
         let group = self.group.group_metadata().ok_or_else(|| Fault::Final("a group without metadata".to_owned()))?;
+        let begun = Instant::now();
         self.producer
             .send_offsets_to_transaction(&offset, &group, CALL)
             .map_err(|error| fault(&error, "send_offsets_to_transaction"))?;
-        self.producer.commit_transaction(CALL).map_err(|error| fault(&error, "commit_transaction"))
+        self.producer.commit_transaction(CALL).map_err(|error| fault(&error, "commit_transaction"))?;
+        self.is_suspect = may_have_been_sent_again(begun.elapsed());
+        Ok(())
     }
 
     /// What it means that records were not written: what the producer says of itself, if it does.
@@ -276,6 +341,16 @@ impl Transactions {
             _ => Fault::Passing(why),
         }
     }
+}
+
+/// Whether an epoch is committed again of which nothing is to be written, so that brokers do not forget it.
+fn is_due(committed_since: Duration) -> bool {
+    committed_since >= COMMIT_AGAIN
+}
+
+/// Whether calls that took so long may have sent a request more than once.
+fn may_have_been_sent_again(took: Duration) -> bool {
+    took >= Duration::from_millis(RETRY_BACKOFF - JITTER)
 }
 
 /// The client that reads epochs is of the producer's cluster and has its credentials.
@@ -303,11 +378,20 @@ fn group_config(form: &WrittenForm) -> std::collections::BTreeMap<String, String
 fn producer(form: &WrittenForm, id: &str, warn: &Warn) -> Result<BaseProducer<Context>, KafkaFailure> {
     let mut user = form.write.producer_config.clone();
     // Nothing less is a transaction; and how long a record may take follows from how long a transaction may.
-    ["acks", "request.required.acks", "delivery.timeout.ms", "message.timeout.ms"]
-        .iter()
-        .for_each(|name| drop(user.remove(*name)));
+    // And how soon a request may be sent again is what one that was is known by.
+    [
+        "acks",
+        "request.required.acks",
+        "delivery.timeout.ms",
+        "message.timeout.ms",
+        "retry.backoff.ms",
+        "retry.backoff.max.ms",
+    ]
+    .iter()
+    .for_each(|name| drop(user.remove(*name)));
     let mut configured = config::producer(&user).map_err(|error| for_owner(&error))?;
     configured.set("transactional.id", id).set("enable.idempotence", "true");
+    configured.set("retry.backoff.ms", RETRY_BACKOFF.to_string());
     if !form.write.producer_config.contains_key("transaction.timeout.ms") {
         configured.set("transaction.timeout.ms", TRANSACTION_TIMEOUT);
     }
@@ -350,5 +434,27 @@ fn fault(error: &KafkaError, call: &str) -> Fault {
             Fault::Final(format!("{why}: the topic is not there; create it, or correct its name"))
         }
         _ => Fault::Passing(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn an_epoch_is_committed_again_long_before_brokers_forget_it() {
+        assert!(!is_due(HOUR * 11));
+        assert!(is_due(HOUR * 13));
+        // `offsets.retention.minutes` and `transactional.id.expiration.ms` are seven days unless set.
+        assert!(COMMIT_AGAIN * 2 < HOUR * 24 * 7);
+    }
+
+    #[test]
+    fn a_call_that_took_as_long_as_a_retry_is_suspect() {
+        assert!(!may_have_been_sent_again(Duration::from_millis(5)));
+        // librdkafka 2.12.1 draws the pause from 80 to 120 % of what is set.
+        assert!(may_have_been_sent_again(Duration::from_millis(RETRY_BACKOFF * 8 / 10)));
     }
 }

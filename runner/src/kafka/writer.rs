@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -23,6 +22,8 @@ use crate::row::RowType;
 const BATCHES_WAITING: usize = 2;
 /// How long is waited for librdkafka at once. Its `flush` takes a tenth of a second at the least.
 const POLL: Duration = Duration::from_millis(1);
+/// How long the end may take.
+const LEAVING: Duration = Duration::from_secs(2);
 /// How long nothing may be there to be written before callbacks are served all the same.
 const IDLE: Duration = Duration::from_millis(100);
 
@@ -112,12 +113,15 @@ pub(crate) enum FromWriter {
     Failed(KafkaFailure),
 }
 
-/// A running writer. It ends when this is dropped.
+/// A running writer. It ends when this is dropped, which waits a short while for a transaction that is being written: one that
+/// is left open holds readers up.
 pub(crate) struct Writer {
-    orders: Sender<ToWriter>,
+    /// None when nothing more is to be ordered.
+    orders: Option<Sender<ToWriter>>,
     told: Receiver<FromWriter>,
     done: Arc<AtomicU64>,
-    _thread: JoinHandle<()>,
+    /// Ends with the thread.
+    ended: Receiver<()>,
 }
 
 impl Writer {
@@ -131,7 +135,9 @@ impl Writer {
         let (tell, told) = crossbeam_channel::unbounded();
         let done = Arc::new(AtomicU64::new(0));
         let of_thread = Arc::clone(&done);
-        let thread = std::thread::Builder::new().name("kafka-write".into()).spawn(move || {
+        let (alive, ended) = crossbeam_channel::bounded(0);
+        std::thread::Builder::new().name("kafka-write".into()).spawn(move || {
+            let _alive: Sender<()> = alive;
             let tell = |what| {
                 // Fails only when nobody waits any more.
                 let _ = tell.send(what);
@@ -161,13 +167,14 @@ impl Writer {
                 tell(FromWriter::Failed(failure));
             }
         })?;
-        Ok(Writer { orders, told, done, _thread: thread })
+        Ok(Writer { orders: Some(orders), told, done, ended })
     }
 
     /// Takes an order, or gives it back while earlier ones are not worked off.
     pub(crate) fn order(&self, order: ToWriter) -> Option<ToWriter> {
+        let Some(orders) = &self.orders else { return Some(order) };
         // Where the thread has ended, it has said why.
-        self.orders.try_send(order).err().map(crossbeam_channel::TrySendError::into_inner)
+        orders.try_send(order).err().map(crossbeam_channel::TrySendError::into_inner)
     }
 
     /// What it has told.
@@ -189,6 +196,14 @@ impl Writer {
     }
 }
 
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.orders = None;
+        // The process may end with whoever drops this.
+        let _ = self.ended.recv_timeout(LEAVING);
+    }
+}
+
 fn at_least_once(
     form: &WrittenForm,
     warn: &Warn,
@@ -202,6 +217,8 @@ fn at_least_once(
         .map_err(|error| for_owner(&config::refused(error)))?;
     let row = form.element.row_type();
     let mut told = 0;
+    // Since when the first record waits.
+    let mut first: Option<Instant> = None;
     loop {
         let wait = if producer.in_flight_count() > 0 { POLL } else { IDLE };
         match orders.recv_timeout(wait) {
@@ -217,10 +234,18 @@ fn at_least_once(
         producer.poll(Duration::ZERO);
         let deliveries = producer.context().deliveries();
         if let Some(failure) = &deliveries.failure {
-            return Err(WriteError::from(failure.clone()).failure());
+            let mut failure = WriteError::from(failure.clone()).failure();
+            failure.message.push_str(&producer.context().last_fault());
+            return Err(failure);
         }
         let now_done = deliveries.done;
         drop(deliveries);
+        if now_done == 0 && producer.in_flight_count() > 0 {
+            let waited = first.get_or_insert_with(Instant::now).elapsed();
+            if let Some(message) = producer.context().refusal(&form.write.producer_config, waited) {
+                return Err(KafkaFailure { message: format!("topic {}: {message}", form.write.topic), may_pass: true });
+            }
+        }
         done.store(now_done, Ordering::Release);
         // What is in flight counts other events, too: they may keep it from being none for a while after the last record.
         if now_done != told && producer.in_flight_count() == 0 {

@@ -102,3 +102,20 @@ fn a_folder_is_made_and_synced() {
     let error = Storage::open(url.as_str(), &Options::none()).expect_err("a file").to_string();
     assert!(error.contains("file"), "{error}");
 }
+
+#[test]
+fn records_of_jobs_are_for_no_other_user() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let storage = Storage::open(&format!("file://{}", folder.path().display()), &Options::none()).expect("a storage");
+    storage.keep_records_private().expect("a folder");
+    let mode = |path: &Path| path.metadata().expect("it is there").permissions().mode() & 0o777;
+    let records = folder.path().join(".service");
+    assert_eq!(mode(&records), 0o700);
+    // Its owner has the last word.
+    std::fs::set_permissions(&records, PermissionsExt::from_mode(0o750)).expect("it is ours");
+    storage.keep_records_private().expect("it is there");
+    assert_eq!(mode(&records), 0o750);
+    Storage::in_memory().keep_records_private().expect("nothing to do");
+}

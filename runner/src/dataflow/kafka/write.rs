@@ -4,7 +4,8 @@
 //! acknowledged all of it. While much waits to be written, it counts as a backlog.
 //!
 //! *Exactly once*: the input of the epochs before a checkpoint is saved with it, and written in one transaction when it is
-//! durable ([`crate::kafka`]'s `transactions`). The operator steps over no later border before that transaction is
+//! durable ([`crate::kafka`]'s `transactions`). What comes meanwhile goes to disk; while much of that waits behind a checkpoint
+//! that is not durable, or is not written, it counts as a backlog. The operator steps over no later border before that transaction is
 //! committed. So a checkpoint holds the records of one transaction at most, and after a failure at most one is in doubt:
 //! its id and its epoch are saved with it, and whoever starts from the checkpoint, be it another job on another number
 //! of workers, first asks Kafka about it.
@@ -39,6 +40,10 @@ use crate::kafka::writer::{FromWriter, ToWriter, TransactionTask, Writer, Writer
 use crate::kafka::{KafkaWrite, WriteElement};
 use crate::memory::Budget;
 use crate::time::{self, Moment};
+
+/// Exactly once, so many times the job's budget of memory may come on disk behind a checkpoint that is not written, of which
+/// nothing counts as a backlog.
+const AHEAD: usize = 4;
 
 /// The node that is built.
 pub(crate) struct Sink<'a> {
@@ -270,15 +275,22 @@ impl WriteOperator {
             return true;
         }
         let is_busy = self.hold(frontier);
-        let backlog = |at: &Waiting| at.batches.bytes();
-        match self.guarantee {
-            Guarantee::AtLeastOnce { .. } => {
-                let waiting = self.input.iter().map(|(epoch, at)| EpochBytes { epoch: *epoch, bytes: backlog(at) });
-                self.flow.update(waiting);
+        // All of an epoch must come before any of it is written, so that alone holds nobody up.
+        let mut allowed = match &self.guarantee {
+            Guarantee::AtLeastOnce { .. } => 0,
+            Guarantee::ExactlyOnce(InTransactions { saved: Some(_), .. }) => {
+                AHEAD.saturating_mul(self.job.budget.limit())
             }
-            // All of an epoch must come before any of it is written: it goes to disk, and holds nobody up.
-            Guarantee::ExactlyOnce(_) => {}
-        }
+            Guarantee::ExactlyOnce(_) => usize::MAX,
+        };
+        // What comes before a checkpoint that is under way has to come, or that one would wait for ever.
+        let open = if allowed > 0 { self.job.checkpoints.epoch() } else { 0 };
+        self.flow.update(self.input.iter().map(|(epoch, at)| {
+            let bytes = at.batches.bytes();
+            let of_it = if *epoch < open { bytes } else { bytes.min(allowed) };
+            allowed = allowed.saturating_sub(of_it);
+            EpochBytes { epoch: *epoch, bytes: bytes - of_it }
+        }));
         is_busy
     }
 

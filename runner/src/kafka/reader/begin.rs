@@ -25,17 +25,23 @@ impl ReaderThread {
             return Ok(());
         }
         let mut orders = Vec::new();
-        let found = self.partitions().first(|| {
+        let saved = self.task.saved.clone();
+        let was_read = |topic: &str| {
+            saved.iter().flatten().flat_map(|saved| &saved.partitions).any(|position| position.topic == topic)
+        };
+        let found = self.partitions().first(was_read, || {
             orders.extend(self.orders.orders.try_iter());
             orders.iter().any(|order| matches!(order, ToReader::Stop))
         })?;
-        let saved = self.task.saved.clone();
         let mut mine: BTreeMap<PartitionName, PartitionPosition> = BTreeMap::new();
         for position in saved.iter().flatten().flat_map(|saved| &saved.partitions) {
             let name = PartitionName { topic: position.topic.clone(), partition: position.partition };
             if self.is_mine(&name) && self.is_wanted(&name) {
                 mine.insert(name, position.clone());
             }
+        }
+        if self.task.worker == 0 {
+            self.tell_unread();
         }
         let ids = self.ids_of(found.iter().filter(|name| self.is_mine(name)))?;
         self.check_saved(&mut mine, &found, &ids)?;
@@ -89,6 +95,28 @@ impl ReaderThread {
         match &self.pattern {
             Some(pattern) => pattern.is_match(&name.topic),
             None => self.task.read.topics.contains(&name.topic),
+        }
+    }
+
+    /// Tells of topics that the job has read and that the pipeline does not read any more: a mistyped name looks like that.
+    fn tell_unread(&self) {
+        let saved = self.task.saved.iter().flatten().flat_map(|saved| &saved.partitions);
+        let mut unread: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for position in saved {
+            let PartitionPosition { topic, partition, offset, .. } = position;
+            if !self.is_wanted(&PartitionName { topic: topic.clone(), partition: *partition }) {
+                unread.entry(topic).or_default().push(format!("{offset} of partition {partition}"));
+            }
+        }
+        for (topic, offsets) in unread {
+            (self.warn)(format!(
+                "topic {topic}, which the saved state has read up to offset {}, is not read any more: the pipeline reads {}",
+                offsets.join(", "),
+                match &self.pattern {
+                    Some(pattern) => format!("the topics that match {pattern}"),
+                    None => self.task.read.topics.join(", "),
+                }
+            ));
         }
     }
 
