@@ -84,7 +84,11 @@ def server_command(runner, ferrobeam, flags=()):
     prism = go_program('github.com/apache/beam/sdks/v2/go/cmd/prism', 'prism')
     return [prism, '--job_port', job, '--serve_http=false', '--log_kind=text'], int(job)
   driver = 'org.apache.beam.runners.flink.FlinkJobServerDriver'
-  return ['java', '-Dorg.slf4j.simpleLogger.defaultLogLevel=error', '-cp', '%s/*' % flink_jars(), driver
+  # Flink's own scripts open these to it: on JDK 17 a job that keeps state of a splittable DoFn is started again for ever without.
+  opens = ['--add-opens=java.base/%s=ALL-UNNAMED' % package for package in (
+      'java.lang', 'java.lang.reflect', 'java.io', 'java.net', 'java.nio', 'java.text', 'java.time', 'java.util',
+      'java.util.concurrent', 'java.util.concurrent.atomic', 'java.util.concurrent.locks')]
+  return ['java', *opens, '-Dorg.slf4j.simpleLogger.defaultLogLevel=error', '-cp', '%s/*' % flink_jars(), driver
           ] + ports + ['--flink-master=[local]'], int(job)
 
 

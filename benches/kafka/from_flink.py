@@ -26,17 +26,9 @@ import service  # pylint: disable=wrong-import-position
 
 SOURCE, PARTITIONS, KEYS = 'events', 2, 10
 LIMIT = 240
-# The Java harness, as the command of a PROCESS environment.
+# The command of a PROCESS environment.
 BOOT = '''#!/bin/sh
-for flag in "$@"; do
-  case "$flag" in
-    --id=*) export HARNESS_ID="${flag#*=}";;
-    --control_endpoint=*) export CONTROL_API_SERVICE_DESCRIPTOR="url: \\"${flag#*=}\\"";;
-    --logging_endpoint=*) export LOGGING_API_SERVICE_DESCRIPTOR="url: \\"${flag#*=}\\"";;
-  esac
-done
-export PIPELINE_OPTIONS='{}'
-exec java -Xmx1g -cp '%s' org.apache.beam.fn.harness.FnHarness
+exec "%s" "%s" "%s" "%s" "$@"
 '''
 
 
@@ -45,7 +37,7 @@ class JavaExpansion:
 
   def __init__(self, class_path, folder):
     boot = folder / 'boot'
-    boot.write_text(BOOT % class_path)
+    boot.write_text(BOOT % (sys.executable, HERE / 'java_harness.py', class_path, folder / 'harness.log'))
     boot.chmod(0o755)
     port = service.free_port()
     command = ['java', '-Xmx512m', '-cp', class_path, 'org.apache.beam.sdk.expansion.service.ExpansionService', str(port),
@@ -112,7 +104,8 @@ def main():
     folder = pathlib.Path(folder)
     brokers = broker.Broker()
     try:
-      brokers.create_topic(SOURCE, PARTITIONS)
+      # The events are of long ago.
+      brokers.create_topic(SOURCE, PARTITIONS, **{'retention.ms': -1})
       brokers.produce(SOURCE, list(events(settings.records)))
       wanted = expected(settings.records)
       program = [sys.executable, str(HERE / 'user_pipeline.py'), brokers.bootstrap, SOURCE, 'SINK', '--streaming',
@@ -121,8 +114,8 @@ def main():
       try:
         with compare.serving('flink', None) as (endpoint, _):
           flags = ['--runner=PortableRunner', '--job_endpoint=%s' % endpoint, '--environment_type=LOOPBACK']
-          flink = run('flink', program + flags, {'BEAM_SERVICE_OVERRIDES': expansion.override}, brokers, wanted,
-                      pathlib.Path('flink.log') if os.environ.get('KEEP_LOGS') else folder / 'flink.log')
+          overrides = {'BEAM_SERVICE_OVERRIDES': expansion.override}
+          flink = run('flink', program + flags, overrides, brokers, wanted, folder / 'flink.log')
       finally:
         expansion.stop()
       ours = run('ferrobeam', [settings.runner, 'run', '--', *program], {}, brokers, wanted, folder / 'ferrobeam.log')
