@@ -57,6 +57,9 @@ LEVELS = {
     UNCOMMITTED: confluent_kafka.IsolationLevel.READ_UNCOMMITTED,
 }
 
+JARS, OLDEST_JARS = 'KAFKA_JARS', 'KAFKA_OLDEST_JARS'
+ZOOKEEPER_SESSION = 2000
+
 UNREGISTER_BROKER = 64
 NO_ERROR, BROKER_ID_NOT_REGISTERED = 0, 102
 
@@ -93,28 +96,33 @@ class Broker:
     self._properties = self.folder / 'server.properties'
     port, self._controller = lasting_port(), lasting_port()
     self.bootstrap = 'localhost:%d' % port
-    own = {
+    own = {**self._own(port), 'log.dirs': self.folder / 'data'}
+    if listeners:
+      own = listeners.added_to(own)
+    own.update(properties)
+    self._properties.write_text(''.join('%s=%s\n' % property for property in own.items()))
+    self._format(listeners.formatting() if listeners else [])
+    self.start()
+
+  def _own(self, port):
+    """Properties of the broker on a port."""
+    return {
+        **PROPERTIES,
         'listeners': 'PLAINTEXT://localhost:%d,CONTROLLER://localhost:%d' % (port, self._controller),
         'advertised.listeners': 'PLAINTEXT://localhost:%d' % port,
         'controller.quorum.voters': '1@localhost:%d' % self._controller,
-        'log.dirs': self.folder / 'data',
     }
-    formatting = []
-    if listeners:
-      own = listeners.added_to({**PROPERTIES, **own})
-      formatting = listeners.formatting()
-    all_of_them = {**PROPERTIES, **own, **properties}
-    self._properties.write_text(''.join('%s=%s\n' % property for property in all_of_them.items()))
-    cluster = '--cluster-id=%s' % secrets.token_urlsafe(16)
-    self._run('kafka.tools.StorageTool', 'format', cluster, '--config=%s' % self._properties, *formatting)
-    assert self._process.wait(LIMIT) == 0, 'no storage: %s' % self._end_of_log()
-    self.start()
 
-  def _run(self, *command):
+  def _format(self, more):
+    cluster = '--cluster-id=%s' % secrets.token_urlsafe(16)
+    self._run('kafka.tools.StorageTool', 'format', cluster, '--config=%s' % self._properties, *more)
+    assert self._process.wait(LIMIT) == 0, 'no storage: %s' % self._end_of_log()
+
+  def _run(self, *command, jars=JARS):
     # What a codec unpacks there would stay when it is killed.
     own = ['-Djava.io.tmpdir=%s' % (self.folder / 'temp')]
     own += ['-Dlog4j2.configurationFile=%s' % (self.folder / 'log4j2.properties')]
-    java = ['java'] + JVM + own + ['-cp', os.path.join(os.environ['KAFKA_JARS'], '*')]
+    java = ['java'] + JVM + own + ['-cp', os.path.join(os.environ[jars], '*')]
     with self.log.open('a') as log:
       self._process = service.started(java + list(command), stdout=log, stderr=subprocess.STDOUT, cwd=self.folder)
 
@@ -343,6 +351,43 @@ class Broker:
         if time.monotonic() > until:
           raise service.NeverCame('%d records in %s, for %d s: %d' % (count, topic, limit, len(found)))
         time.sleep(0.02)
+
+
+class OldestBroker(Broker):
+  """Kafka 0.11, the first with transactions, and its ZooKeeper. KAFKA_OLDEST_JARS is the folder of their jars."""
+
+  def _own(self, port):
+    named = ('transaction.', 'offsets.topic.', 'group.', 'log.', 'auto.', 'num.')
+    return {
+        **{name: value for name, value in PROPERTIES.items() if name.startswith(named)},
+        'broker.id': PROPERTIES['node.id'],
+        'listeners': 'PLAINTEXT://localhost:%d' % port,
+        'zookeeper.connect': 'localhost:%d' % self._controller,
+        # One that was killed is there for others until then.
+        'zookeeper.session.timeout.ms': ZOOKEEPER_SESSION,
+        'zookeeper.connection.timeout.ms': 1000 * LIMIT,
+    }
+
+  def _format(self, more):
+    self._run('org.apache.zookeeper.server.ZooKeeperServerMain', str(self._controller), str(self.folder / 'zookeeper'),
+              jars=OLDEST_JARS)
+    self._zookeeper = self._process
+    wait_for('ZooKeeper', lambda: service.listens(self._zookeeper.pid))
+
+  def start(self):
+    self._run('kafka.Kafka', str(self._properties), jars=OLDEST_JARS)
+    client = self._admin()
+    wait_for('the broker', lambda: self.check_alive() or self._answers(client))
+
+  def kill(self):
+    super().kill()
+    time.sleep(2 * ZOOKEEPER_SESSION / 1000)
+
+  def stop(self):
+    self._process.kill()
+    self._zookeeper.kill()
+    self._zookeeper.wait()
+    super().stop()
 
 
 def partitions_of(topic):

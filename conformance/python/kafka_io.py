@@ -85,6 +85,16 @@ class Reads(KafkaTest):
     self.run_bounded(lambda pipeline: self.copy(pipeline, self.read(max_read_time=3)))
     self.check_numbered([(b'k', b'%d' % i) for i in range(100)], self.broker.read_all(self.sink))
 
+  def test_records_that_are_waited_for_are_told(self):
+    self.topics()
+    self.broker.produce(self.source, [(b'k', b'%d' % i) for i in range(10)])
+    job = self.start(lambda pipeline: self.copy(pipeline, self.read(max_num_records=20)))
+    self.broker.read(self.sink, 10)
+    time.sleep(12)
+    self.broker.produce(self.source, [(b'k', b'%d' % i) for i in range(10, 20)])
+    self.assertEqual(job.end(), 'DONE')
+    self.assertIn('10 of the 20 records that are to be read were there', '\n'.join(job.messages()))
+
   def test_redistribute(self):
     self.topics()
     self.broker.produce(self.source, [(b'%d' % i, b'v') for i in range(100)])

@@ -132,6 +132,26 @@ class KafkaTest(unittest.TestCase):
     for key, of_key in numbers.items():
       self.assertEqual(sorted(of_key), list(range(len(of_key))), key)
 
+  def numbers(self, count, keys=5):
+    return [(b'k%d' % (i % keys), b'%d' % i) for i in range(count)]
+
+  def feed(self, sent, pieces=20, between=lambda at: None):
+    """Writes it in pieces, and does something after each."""
+    size = -(-len(sent) // pieces)
+    for at in range(pieces):
+      self.broker.produce(self.source, sent[at * size:(at + 1) * size], restarts=True)
+      between(at)
+      time.sleep(0.05)
+
+  def check_exactly_once(self, job, sent, limit=service.LIMIT):
+    records = self.broker.read(self.sink, len(sent), limit)
+    # What came too much would come soon.
+    time.sleep(1)
+    job.cancel()
+    job.end()
+    records = self.broker.read_all(self.sink)
+    self.check_numbered(sent, records)
+
 
 class FaultTest(KafkaTest):
   """What real sources and sinks got wrong: records of one key go through a broker on which everything happens soon."""

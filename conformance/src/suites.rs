@@ -145,11 +145,12 @@ pub fn prepare(suite: Suite, target: &Target, lanes: usize, logs: &Path) -> Resu
                 ("FERROBEAM", program),
                 ("GO_KAFKA", GoKit::program("kafka")?),
                 ("JAVA_CLASS_PATH", JavaKit::ready()?.class_path.into()),
-                ("KAFKA_JARS", kafka_jars()?),
+                ("KAFKA_JARS", kafka_jars(false)?),
+                ("KAFKA_OLDEST_JARS", kafka_jars(true)?),
                 ("PYTHONPATH", packages),
             ];
             python_lanes(
-                &["guards,kafka_io,kafka_exactly_once,kafka_sink_faults,kafka_source_faults,kafka_java,kafka_secured"],
+                &["guards,kafka_io,kafka_exactly_once,kafka_sink_faults,kafka_source_faults,kafka_java,kafka_oldest,kafka_secured"],
                 target,
                 lanes,
                 logs,

@@ -207,10 +207,11 @@ impl JavaKit {
     }
 }
 
-/// The folder of the jars that a Kafka broker is made of, downloaded if they are not there yet.
-pub fn kafka_jars() -> Result<PathBuf> {
-    let pom = source_dir().join("kafka/pom.xml");
-    let folder = cache::folder("kafka")?;
+/// The folder of the jars that a Kafka broker is made of, downloaded if they are not there yet: of the newest, or of the
+/// `oldest` that has transactions.
+pub fn kafka_jars(oldest: bool) -> Result<PathBuf> {
+    let (pom, name) = if oldest { ("kafka/oldest/pom.xml", "kafka-oldest") } else { ("kafka/pom.xml", "kafka") };
+    let (pom, folder) = (source_dir().join(pom), cache::folder(name)?);
     let jars = folder.join("lib");
     cache::once(&folder, "lib", &read(&pom)?, || {
         if jars.exists() {

@@ -86,7 +86,8 @@ fn describe(job: &Job, state: State, before: Option<&Shown>) -> (String, u64) {
         line += &format!(": {} elements in {} bundles of {} stages", grouped(elements), grouped(bundles), stages.len());
     }
     // Of a job without an end, how fast it goes says more than how much it did.
-    if let Some(before) = before.filter(|before| job.submission().unbounded && before.state == state) {
+    // One whose elements no harness sees has none that are counted.
+    if let Some(before) = before.filter(|before| job.submission().unbounded && before.state == state && elements > 0) {
         let rate = elements.saturating_sub(before.elements) as f64 / before.at.elapsed().as_secs_f64().max(0.001);
         line += &format!(", {} a second", grouped(rate.round() as u64));
     }

@@ -35,6 +35,8 @@ const TURN: usize = 1000;
 const TICK: Duration = Duration::from_millis(100);
 /// How often brokers are asked where partitions end that have nothing more.
 const ASK_EVERY: Duration = Duration::from_millis(500);
+/// How long a read may wait for records before that is told.
+const TELL_WAITING: Duration = Duration::from_secs(10);
 
 /// A partition that is read.
 pub(super) struct Assigned {
@@ -91,6 +93,8 @@ pub(super) struct ReaderThread {
     pub(super) looked: Instant,
     /// When brokers were asked last where partitions end.
     pub(super) asked: Instant,
+    /// Since when a read of so many records has come to the end of what there is.
+    pub(super) waits: Option<Instant>,
     pub(super) stopped: bool,
 }
 
@@ -132,6 +136,7 @@ impl ReaderThread {
             batch: BatchBuilder::new(),
             looked: Instant::now(),
             asked: Instant::now(),
+            waits: None,
             stopped: false,
         })
     }
@@ -191,6 +196,7 @@ impl ReaderThread {
                 self.read(index)?;
             }
         }
+        self.tell_what_is_waited_for();
         self.let_time_pass();
         let every = Duration::from_millis(self.task.read.discover_every);
         if !every.is_zero() && self.looked.elapsed() >= every && !self.task.read.is_for_one_worker() {
@@ -198,6 +204,24 @@ impl ReaderThread {
             self.look_again()?;
         }
         Ok(())
+    }
+
+    /// A read that ends with a number of records waits for them, if there are not as many: that may be a mistake.
+    fn tell_what_is_waited_for(&mut self) {
+        let (Some(most), Some(left)) = (self.task.read.max_records, self.left.filter(|left| *left > 0)) else { return };
+        if !self.assigned.iter().all(|partition| partition.at_end || partition.ended) {
+            self.waits = None;
+            return;
+        }
+        if self.waits.get_or_insert_with(Instant::now).elapsed() >= TELL_WAITING {
+            self.context.tell("waiting", || {
+                format!(
+                    "{} of the {most} records that are to be read were there, and the job waits for the others: they may come still, \
+                     or the read was to begin earlier (auto.offset.reset, the offsets of its group)",
+                    most - left
+                )
+            });
+        }
     }
 
     /// Moves the watermarks of partitions that have nothing more. That one had its end reached says nothing of later: this thread
