@@ -105,6 +105,14 @@ def copy(settings, serving, brokers, name, *options):
   return count / seconds
 
 
+def cancel_all(settings, endpoint):
+  """Their client is gone, and with it their harness."""
+  listed = subprocess.run([settings.runner, 'jobs', '--json', '--endpoint=%s' % endpoint], check=True, capture_output=True)
+  for job in json.loads(listed.stdout):
+    if job['state'] not in kills.OVER:
+      subprocess.run([settings.runner, 'cancel', '--endpoint=%s' % endpoint, job['id']], check=True, capture_output=True)
+
+
 def by_sdf(settings, serving, brokers, program, found):
   """The SDK's own way, on Ferrobeam and on Flink."""
   for name in ('Ferrobeam', 'Flink'):
@@ -125,7 +133,7 @@ def by_sdf(settings, serving, brokers, program, found):
         if flink:
           flink.stop()
         else:
-          subprocess.run([settings.runner, 'cancel', '--endpoint=%s' % endpoint, 'sdf'], check=False)
+          cancel_all(settings, endpoint)
 
 
 def main():
