@@ -69,7 +69,8 @@ def unskipped(cls, method):
 def run(modules, name, unskip):
   cls, method = name.split('.')
   record = Record()
-  cls, = [found for found in (getattr(module, cls, None) for module in modules) if found]
+  cls, = [found for found, of in ((getattr(module, cls, None), module.__name__) for module in modules)
+          if found and found.__module__ == of]
   unittest.TestSuite([unskipped(cls, method) if unskip else cls(method)]).run(record)
   return record
 

@@ -20,6 +20,9 @@ use crate::control::v1::process_order::Order;
 use crate::job::{Generation, JobId, State};
 use crate::options::{CheckpointOptions, StartFrom};
 
+/// A job whose attempt has run for so long goes on: who cannot have its harnesses is told so before.
+const RECOVERED: Duration = Duration::from_secs(120);
+
 /// Names all that makes up a checkpoint. It is one when this is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
@@ -133,8 +136,10 @@ pub(super) struct Checkpoints {
     savepoints: u64,
     /// They stay when the job fails.
     kept: bool,
-    /// It has lost a process, and has completed no checkpoint since.
+    /// It has lost a process, and it is not known yet that it can go on.
     disturbed: bool,
+    /// When the present attempt began.
+    begun: Instant,
     /// Where the files are that it begins with, if they are another job's.
     restore_url: String,
 }
@@ -207,6 +212,7 @@ impl Checkpoints {
             savepoints: 0,
             kept: false,
             disturbed: false,
+            begun: Instant::now(),
         };
         (checkpoints, remarks)
     }
@@ -301,7 +307,8 @@ impl Checkpoints {
                 });
             }
             Decision::Committed { epoch, purpose } => {
-                self.disturbed = false;
+                // A checkpoint is complete also while harnesses are away, if there is nothing that they would have to do for it.
+                self.disturbed &= self.begun.elapsed() < RECOVERED;
                 if self.latest.replace(epoch).is_none()
                     && let Some(records) = &self.records
                 {
@@ -341,6 +348,7 @@ impl Checkpoints {
             // There is no process to tell.
             self.step(generation, event);
         }
+        self.begun = Instant::now();
         let beginning = self.storage.manifests.begin(&self.job, generation, &self.damaged).await;
         self.beginning =
             beginning.map_err(|why| Outcome::Lost(format!("the job's latest checkpoint cannot be found: {why}")))?;
@@ -386,7 +394,7 @@ impl Checkpoints {
         self.disturbed = true;
     }
 
-    /// The job has lost a process. Until another checkpoint is complete, who cancels it may do so because it cannot go on.
+    /// The job has lost a process. Until an attempt has run for a while, who cancels it may do so because it cannot go on.
     pub(super) fn lost_process(&mut self) {
         self.disturbed = true;
     }
@@ -431,7 +439,8 @@ impl Checkpoints {
         let unasked = self.disturbed && end == State::Cancelled && self.savepoints == 0;
         let from = self.start_from_them().filter(|_| unasked)?;
         Some(format!(
-            "the job had lost a process and saved nothing since, so its last checkpoint stays: another goes on from it with {from}"
+            "the job had lost a process and was not seen to go on since, so its last checkpoint stays: another goes on from it with \
+             {from}"
         ))
     }
 
