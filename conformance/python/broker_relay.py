@@ -4,7 +4,7 @@ import socket
 import struct
 import threading
 
-# Keys of Kafka's requests, and a version of `EndTxn` without tagged fields.
+# Keys of Kafka's requests.
 PRODUCE, END_TXN = 0, 26
 
 
@@ -56,18 +56,18 @@ class Relay:
       while True:
         head = stream.read(4)
         frame = head and stream.read(*struct.unpack('>i', head))
-        if not frame or not see(target, frame):
+        if not frame or not see(frame):
           break
         target.sendall(head + frame)
     for each in (source, target):
       with contextlib.suppress(OSError):
         each.shutdown(socket.SHUT_RDWR)
 
-  def request(self, _broker, _frame):
+  def request(self, _frame):
     """Whether a client's request is passed on."""
     return True
 
-  def answer(self, _client, _frame):
+  def answer(self, _frame):
     """Whether a broker's answer is passed on."""
     return True
 
@@ -93,7 +93,7 @@ class LateCommit(Relay):
     """Clients are served again."""
     self._passes.set()
 
-  def request(self, _broker, frame):
+  def request(self, frame):
     self._passes.wait()
     key, _, number = struct.unpack('>hhi', frame[:8])
     with self._lock:
@@ -105,7 +105,7 @@ class LateCommit(Relay):
         self._produced = number
     return True
 
-  def answer(self, _client, frame):
+  def answer(self, frame):
     with self._lock:
       is_it = self._produced is not None and struct.unpack('>i', frame[:4])[0] == self._produced and not self.came.is_set()
       if is_it:

@@ -199,14 +199,19 @@ class Durable(unittest.TestCase):
     count = len(context.parts) * context.count
     self.assertEqual(job.counters('remembered'), [[count], [count]])
 
-  def test_worker_pool_that_comes_back(self):
-    """A job that has a checkpoint waits for it, longer than one that has none."""
+  def job_of_a_pool(self):
+    """A worker pool, and a job of its harnesses that has saved something and is held in the middle."""
     pool = service.Pool()
     self.addCleanup(pool.stop)
     context = self.context('state', 'windows', count=800)
     job = self.job(context.build, context, *pool.environment)
     context.hold(1, 2)
     self.assertTrue(job.worked(2, checkpoints=2))
+    return pool, context, job
+
+  def test_worker_pool_that_comes_back(self):
+    """A job that has a checkpoint waits for it, longer than one that has none."""
+    pool, context, job = self.job_of_a_pool()
     pool.stop()
     job.kills += 1
     self.assertFalse(self.away(job, 15), 'it ended without its pool')
@@ -216,12 +221,7 @@ class Durable(unittest.TestCase):
 
   def test_checkpoint_of_a_job_that_cannot_run_any_more(self):
     """Its harnesses are gone for good. Who cancels it to start another from its checkpoint still has that."""
-    pool = service.Pool()
-    self.addCleanup(pool.stop)
-    context = self.context('state', 'windows', count=800)
-    job = self.job(context.build, context, *pool.environment)
-    context.hold(1, 2)
-    self.assertTrue(job.worked(2, checkpoints=2))
+    pool, context, job = self.job_of_a_pool()
     pool.stop()
     job.kill()
     job_id = job.result._job_id  # pylint: disable=protected-access

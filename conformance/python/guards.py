@@ -146,8 +146,9 @@ GUARDS = [
         Edit(THREAD, 'partition.ended |= partition.stop.is_some();', ''),
     ]),
     Guard('19 a producer that is left behind', SINKS + 'no_producer_is_left_behind', [
-        Edit(TRANSACTIONS, 'self.producer = producer(&self.form, &self.id, &self.warn)?;',
-             'std::mem::forget(std::mem::replace(&mut self.producer, producer(&self.form, &self.id, &self.warn)?));'),
+        Edit(TRANSACTIONS, 'self.producer = made.map_err(|failure| Fault::Final(failure.message))?;',
+             'let made = made.map_err(|failure| Fault::Final(failure.message))?;\n'
+             '        std::mem::forget(std::mem::replace(&mut self.producer, made));'),
     ]),
     Guard('20 a broker that is briefly away', SOURCES + 'broker_that_is_away_while_partitions_are_looked_for', [
         Edit(THREAD, 'Ok(None) | Err(Trouble::NoTopic(_)) => return Ok(()),',

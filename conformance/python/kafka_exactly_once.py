@@ -139,8 +139,7 @@ class ExactlyOnce(KafkaTest):
 
   def rescale(self, job, parallelism):
     """A new job goes on from the savepoint that this one stops with."""
-    path = self.savepoint(job, '--stop')
-    self.assertEqual(job.end(), 'CANCELLED')
+    path = self.stop_with_savepoint(job)
     return self.start(self.copy, '--parallelism=%d' % parallelism, '--savepoint_path=%s' % path)
 
 

@@ -30,21 +30,12 @@ class Java(KafkaTest):
     self.addCleanup(self.service.ask, 'cancel', 'java')
     service.wait_for('a checkpoint', lambda: client.poll() is None and self.service.checkpoint())
 
-  def feed(self, pieces=12, size=50):
-    """Sends records, and kills job processes now and then; gives what was sent, by key."""
-    sent, number = collections.defaultdict(list), 0
-    for piece in range(pieces):
-      records = [(b'k%d' % (at % 7), b'%d' % at) for at in range(number, number + size)]
-      number += size
-      self.broker.produce(self.source, records)
-      for key, value in records:
-        sent[key].append(value)
-      if piece % 4 == 3:
-        last = self.service.checkpoint()
-        service.wait_for('a checkpoint', lambda last=last: self.service.checkpoint() > last)
-        time.sleep(self.random.random() / 3)
-        service.kill(self.random.choice(self.service.workers()))
-    return sent
+  def kill(self, piece):
+    """Kills a job process, some time after a checkpoint, behind every fourth piece of what is sent."""
+    if piece % 4 == 3:
+      self.next_checkpoint()
+      time.sleep(self.random.random() / 3)
+      service.kill(self.random.choice(self.service.workers()))
 
   def numbered(self):
     """By key, the number of each value, as it was written last."""
@@ -56,8 +47,8 @@ class Java(KafkaTest):
 
   def check(self, sent):
     """All that was sent was numbered, each record of a key by a number of its own."""
-    service.wait_for('all records', lambda: {key: sorted(values) for key, values in self.numbered().items()} ==
-                     {key: sorted(values) for key, values in sent.items()})
+    written = lambda: sorted((key, value) for key, of_key in self.numbered().items() for value in of_key)
+    service.wait_for('all records', lambda: written() == sorted(sent))
     for key, of_key in self.numbered().items():
       self.assertEqual(sorted(of_key.values()), list(range(len(of_key))), key)
 
@@ -65,7 +56,9 @@ class Java(KafkaTest):
     """It is read from checkpoints on; the sink writes at least once."""
     self.topics(2)
     self.start_java()
-    self.check(self.feed())
+    sent = self.numbers(600, keys=7)
+    self.feed(sent, pieces=12, between=self.kill)
+    self.check(sent)
 
 
 if __name__ == '__main__':

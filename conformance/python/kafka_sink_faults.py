@@ -13,7 +13,6 @@ import service
 from kafka_io import Writes
 from kafka_test import FaultTest
 
-
 # What went through a pipeline whose harness is in this process.
 SEEN = []
 
@@ -24,7 +23,7 @@ def see(pair):
 
 
 class SinkFaults(FaultTest):
-  """By name; `conformance/guards` takes away what each of them is for."""
+  """By name; `guards.py` takes away what each of them is for."""
   properties = {
       'test_transactional_id_that_the_broker_forgot': {
           'transactional.id.expiration.ms': 1500, 'producer.id.expiration.ms': 1500
@@ -132,7 +131,7 @@ class SinkFaults(FaultTest):
     self.topics(4)
     job = self.start(self.copy, '--parallelism=4', '--checkpointing_interval=600000')
     service.wait_for('its producers', lambda: len(self.transactional_ids()) == 4)
-    sent = [(b'k%d' % (i % 20), b'%d' % i) for i in range(200)]
+    sent = self.numbers(200, keys=20)
     self.broker.produce(self.source, sent)
     time.sleep(2)
     self.broker.pause()
@@ -141,9 +140,7 @@ class SinkFaults(FaultTest):
     job.end()
     self.broker.wake()
     self.start(self.copy, '--parallelism=1', '--savepoint_path=%s' % path)
-    self.broker.read(self.sink, len(sent))
-    time.sleep(1)
-    self.check_numbered(sent, self.broker.read_all(self.sink))
+    self.check_written_once(sent)
 
   def test_transaction_that_was_left_open_holds_no_reader_up(self):
     """It would be open for five minutes."""

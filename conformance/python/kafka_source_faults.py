@@ -29,7 +29,7 @@ class StopAt(PortableRunner):
 
 
 class SourceFaults(FaultTest):
-  """By name; `conformance/guards` takes away what each of them is for."""
+  """By name; `guards.py` takes away what each of them is for."""
 
   def sleep(self, what):
     """Does something while the job process is stopped."""

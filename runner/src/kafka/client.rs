@@ -18,6 +18,8 @@ const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// How long no broker may answer before a job is told that none will.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(60);
 
+/// How long the end of a reader or a writer may take.
+pub(crate) const LEAVING: Duration = Duration::from_secs(2);
 /// How long brokers may refuse a client before a job is told so.
 const REFUSED: Duration = Duration::from_secs(3);
 

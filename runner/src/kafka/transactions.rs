@@ -237,10 +237,7 @@ impl Transactions {
             self.context.tell(&why, || {
                 format!("topic {}: {why}; the transaction is begun anew with a new producer", self.form.write.topic)
             });
-            outcome = match self.renew()? {
-                Ok(()) => again(self),
-                Err(fault) => Err(fault),
-            };
+            outcome = self.renew().and_then(|()| again(self));
         }
     }
 
@@ -258,10 +255,11 @@ impl Transactions {
     }
 
     /// Makes the producer anew, and learns what Kafka has.
-    fn renew(&mut self) -> Result<Result<(), Fault>, KafkaFailure> {
-        self.producer = producer(&self.form, &self.id, &self.warn)?;
+    fn renew(&mut self) -> Result<(), Fault> {
+        let made = producer(&self.form, &self.id, &self.warn);
+        self.producer = made.map_err(|failure| Fault::Final(failure.message))?;
         self.is_suspect = false;
-        Ok(self.take_id())
+        self.take_id()
     }
 
     /// Before a transaction: a producer of whose last one nothing can still be on its way.
@@ -270,13 +268,13 @@ impl Transactions {
             return Ok(());
         }
         let before = self.epoch;
-        let renewed = self.renew().unwrap_or_else(|failure| Err(Fault::Final(failure.message)));
-        renewed.and_then(|()| match (before, self.epoch) {
+        self.renew()?;
+        match (before, self.epoch) {
             (Some(before), Some(now)) if now < before => {
                 Err(Fault::Final(format!("Kafka has forgotten epoch {before}, which it had taken: it says {now}")))
             }
             _ => Ok(()),
-        })
+        }
     }
 
     /// Makes the id this producer's, and reads which epoch Kafka has.

@@ -9,7 +9,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::client::{Context, Undelivered, Warn};
+use super::client::{Context, LEAVING, Undelivered, Warn};
 use super::config;
 use super::reader::KafkaFailure;
 use super::record::{WriteElement, WriteRecord};
@@ -22,8 +22,6 @@ use crate::row::RowType;
 const BATCHES_WAITING: usize = 2;
 /// How long is waited for librdkafka at once. Its `flush` takes a tenth of a second at the least.
 const POLL: Duration = Duration::from_millis(1);
-/// How long the end may take.
-const LEAVING: Duration = Duration::from_secs(2);
 /// How long nothing may be there to be written before callbacks are served all the same.
 const IDLE: Duration = Duration::from_millis(100);
 

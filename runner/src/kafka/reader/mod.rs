@@ -11,11 +11,10 @@ mod thread;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::client::Warn;
+use super::client::{LEAVING, Warn};
 use super::position::{PartitionPosition, SavedPositions};
 use super::record::ReadElement;
 use super::spec::KafkaRead;
@@ -24,8 +23,6 @@ use thread::ReaderThread;
 
 /// Batches that may wait to be taken.
 const BATCHES_WAITING: usize = 4;
-/// How long the end may take.
-const LEAVING: Duration = Duration::from_secs(2);
 
 /// What a reader is to do.
 pub(crate) struct ReaderTask {

@@ -14,7 +14,7 @@ use rdkafka::message::{BorrowedMessage, Message, Timestamp as RecordTime};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use regex::Regex;
 
-use super::super::client::{Context, Warn};
+use super::super::client::{Context, LEAVING, Warn};
 use super::super::config;
 use super::super::native;
 use super::super::partitions::{self, PartitionName, Partitions};
@@ -23,7 +23,7 @@ use super::super::record::{ReadRecord, TimestampType};
 use super::super::spec::TimestampPolicy;
 use super::super::timestamps::PartitionTime;
 use super::begin::made_anew;
-use super::{FromReader, LEAVING, Moved, Orders, ReaderTask, Reading, Tell, ToReader, Trouble};
+use super::{FromReader, Moved, Orders, ReaderTask, Reading, Tell, ToReader, Trouble};
 use crate::clock::{Clock, WallClock};
 use crate::element::{BatchBuilder, PANE_NO_FIRING, encode_windowed_header};
 
