@@ -346,6 +346,12 @@ impl Attempt {
                 // One that has never come so far is told at once, so that its owner can mend it.
                 let waits = may_pass && checkpoints.as_ref().is_some_and(Checkpoints::has_some);
                 let is_lost = lost_peer || waits;
+                if let (Phase::Stopping(_, Outcome::Cancelled), Some(kept)) = (&phase, checkpoints.as_mut())
+                    && is_lost
+                {
+                    // It was on its way when the job was cancelled.
+                    kept.lost_process();
+                }
                 let outcome = if is_lost { Outcome::Lost(message) } else { Outcome::Failed(message) };
                 match phase {
                     Phase::Attaching(_) | Phase::Working => {
@@ -375,6 +381,9 @@ impl Attempt {
                     // may be no more than that it does not answer.
                     Phase::Stopping(deadline, outcome) if attached && !how.starts_with(EXITED) => {
                         let meanwhile = |message| format!("{message}\n\nMeanwhile {of} {how}");
+                        if let Some(kept) = checkpoints {
+                            kept.lost_process();
+                        }
                         let outcome = match outcome {
                             Outcome::Failed(message) => Outcome::Failed(meanwhile(message)),
                             Outcome::Lost(message) => Outcome::Lost(meanwhile(message)),

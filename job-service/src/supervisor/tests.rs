@@ -347,6 +347,49 @@ async fn a_job_that_waits_to_be_run_again_can_be_cancelled() {
     assert!(course.iter().any(|line| line.contains("in 3600 s")), "{course:?}");
 }
 
+/// Its first checkpoint is complete. Then it is cancelled, and `lose` is what the service learns only now.
+async fn cancelled_before_the_loss_was_known(lose: impl FnOnce(&mut Fake, &mut Fleet)) -> (Vec<String>, usize) {
+    let (mut fleet, store) = Fleet::durable(1);
+    let job = fleet.run(with_checkpoints(retries(9), false));
+    let mut process = fleet.started().await;
+    process.deployed().await;
+    assert_eq!(process.checkpoint().await, 1);
+    process.saved(1);
+    assert_eq!(process.order().await, Order::CheckpointCommitted(v1::CheckpointCommitted { epoch: 1 }));
+    fleet.supervisor.cancel(&job);
+    while !matches!(process.order().await, Order::Stop(_)) {}
+    lose(&mut process, &mut fleet);
+    let course = course(&job).await;
+    let forgotten = store.forgotten.lock().expect("no panic").len();
+    (course, forgotten)
+}
+
+#[tokio::test]
+async fn the_checkpoint_of_a_job_stays_that_was_cancelled_before_its_loss_was_known() {
+    let exits = "ended with exit code 0";
+    let (killed, forgotten) = cancelled_before_the_loss_was_known(|process, fleet| {
+        fleet.ended(&process.name, "was killed");
+    })
+    .await;
+    assert!(killed.iter().any(|line| line.contains("--savepoint_path=memory:")), "{killed:?}");
+    assert_eq!((killed.last().map(String::as_str), forgotten), (Some("CANCELLED"), 0));
+
+    let (told, forgotten) = cancelled_before_the_loss_was_known(|process, fleet| {
+        process.fails("the worker pool does not answer", true);
+        fleet.ended(&process.name, exits);
+    })
+    .await;
+    assert!(told.iter().any(|line| line.contains("--savepoint_path=memory:")), "{told:?}");
+    assert_eq!((told.last().map(String::as_str), forgotten), (Some("CANCELLED"), 0));
+
+    let (whole, forgotten) = cancelled_before_the_loss_was_known(|process, fleet| {
+        fleet.ended(&process.name, exits);
+    })
+    .await;
+    assert!(!whole.iter().any(|line| line.contains("--savepoint_path")), "{whole:?}");
+    assert_eq!((whole.last().map(String::as_str), forgotten), (Some("CANCELLED"), 1));
+}
+
 #[tokio::test]
 async fn a_job_that_drains_goes_on_doing_so() {
     let mut fleet = Fleet::new(1);
