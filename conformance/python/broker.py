@@ -223,6 +223,18 @@ class Broker:
     client = self._admin()
     client.delete_consumer_groups([group])[group].result()
 
+  def allow(self, user, *rights):
+    """Of each right: the kind of what it is a right to, the beginning of its name, and what may be done with it."""
+    client = self._admin()
+    kinds = {'topic': admin.ResourceType.TOPIC, 'group': admin.ResourceType.GROUP,
+             'transactional_id': admin.ResourceType.TRANSACTIONAL_ID}
+    bindings = [
+        admin.AclBinding(kinds[kind], name, admin.ResourcePatternType.PREFIXED, 'User:%s' % user, '*',
+                         admin.AclOperation[operation.upper()], admin.AclPermissionType.ALLOW)
+        for kind, name, operation in rights]
+    for future in client.create_acls(bindings).values():
+      future.result()
+
   def groups(self):
     """The groups that have offsets."""
     client = self._admin()
@@ -235,9 +247,9 @@ class Broker:
 
   def abort(self, topic, records):
     """Writes records in a transaction, which is then aborted."""
-    self._transaction('aborted', topic, records).abort_transaction(LIMIT)
+    self.begin('aborted', topic, records).abort_transaction(LIMIT)
 
-  def _transaction(self, transactional_id, topic, records, **options):
+  def begin(self, transactional_id, topic, records, **options):
     """A producer with an open transaction that has these records."""
     producer = confluent_kafka.Producer(self._options(transactional_id=transactional_id, **options))
     producer.init_transactions(LIMIT)
@@ -250,7 +262,7 @@ class Broker:
   def settle(self, transactional_id, topic, epoch, records=(), commit=True):
     """Becomes the producer of a sink, and commits an epoch as its sinks do: as the offset of partition 0, of the group that has the
     name of the id. Or leaves that open, for ten minutes, and gives the producer."""
-    producer = self._transaction(transactional_id, topic, records, transaction_timeout_ms=600000)
+    producer = self.begin(transactional_id, topic, records, transaction_timeout_ms=600000)
     with self._consumer(group_id=transactional_id) as group:
       offset = confluent_kafka.TopicPartition(topic, 0, epoch)
       producer.send_offsets_to_transaction([offset], group.consumer_group_metadata(), LIMIT)

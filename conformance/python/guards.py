@@ -66,11 +66,11 @@ GUARDS = [
     ]),
     Guard('7 a transaction of a killed process', SINKS + 'transaction_that_was_left_open_holds_no_reader_up', [
         NO_RECOVERY,
-        Edit(SINK, 'let prefix = sink.write', 'let unlike = std::process::id();\n    let prefix = sink.write'),
+        Edit(SINK, 'let prefix = transactional_prefix(', 'let unlike = std::process::id();\n    let prefix = transactional_prefix('),
         Edit(SINK, '{transform:016x}-{worker}"', '{transform:016x}-{worker}-{unlike}"'),
     ]),
     Guard('7 a transaction of a job that failed', SINKS + 'failure_leaves_no_transaction_open', [
-        Edit(TRANSACTIONS, '                    self.abort();\n', ''),
+        Edit(TRANSACTIONS, 'Err(Fault::Final(why)) => {\n                    self.abort();\n', 'Err(Fault::Final(why)) => {\n'),
     ]),
     Guard('8 the epoch is read before the id is taken', SINKS + 'offset_of_an_open_transaction', [
         Edit(TRANSACTIONS, 'self.producer.init_transactions(CALL).map_err(|error| fault(&error, "init_transactions"))?;', ''),
@@ -92,7 +92,7 @@ GUARDS = [
         Edit(TRANSACTIONS, FENCED, FENCED.replace('+= 1', '+= FENCED_AT_MOST + 1')),
     ]),
     Guard('10 a commit whose answer was lost', SINKS + 'commit_whose_answer_was_lost', [
-        Edit(TRANSACTIONS, 'if this.epoch.is_some_and(|known| known >= epoch) { Ok(()) } else { this.transaction(epoch, records) }',
+        Edit(TRANSACTIONS, 'if this.epoch.is_some_and(&is_there) { Ok(()) } else { this.transaction(epoch, records) }',
              'this.transaction(epoch, records)'),
     ]),
     Guard('11 an offset that expired', SINKS + 'epoch_that_the_broker_forgot', [
@@ -138,7 +138,7 @@ GUARDS = [
              'if is_due(self.committed.elapsed()) {'),
     ]),
     Guard('17 an id that expired', SINKS + 'transactional_id_that_the_broker_forgot', [
-        Edit(TRANSACTIONS, 'Err(Fault::Passing(why)) => why,',
+        Edit(TRANSACTIONS, 'Err(Fault::Passing(why)) if !self.leaving.requested() => why,',
              'Err(Fault::Passing(message)) => return Err(KafkaFailure { message, may_pass: true }),'),
         Edit(TRANSACTIONS, FENCED, FENCED.replace('+= 1', '+= FENCED_AT_MOST + 1')),
     ]),
@@ -163,6 +163,19 @@ GUARDS = [
     ]),
     Guard('what waits for a broker', SINKS + 'what_waits_for_a_broker_is_bounded', [
         Edit(SINK, 'AHEAD.saturating_mul(self.job.budget.limit())', 'usize::MAX'),
+    ]),
+    Guard('a transaction of a job that is cancelled', SINKS + 'cancelled_in_the_middle_of_a_transaction', [
+        Edit('job-service/src/process/work.rs', '        leaving.request();\n', ''),
+    ]),
+    Guard('a record that is refused among many', SINKS + 'record_that_is_too_large_among_many', [
+        Edit(TRANSACTIONS, 'first.filter(WriteError::is_final)', 'first.filter(|_| false)'),
+        Edit(TRANSACTIONS, 'told if told.is_final() => for_good(&told),', '_ if self.leaving.requested() => Fault::Leaving,'),
+    ]),
+    Guard('a storage that was set back', SINKS + 'storage_that_was_set_back', [
+        Edit(TRANSACTIONS, 'map_or(first_epoch, |known| known.min(first_epoch))', 'unwrap_or(first_epoch)'),
+    ]),
+    Guard('an open transaction and the watermark', SOURCES + 'nothing_is_late_because_a_transaction_was_open', [
+        Edit(KAFKA + 'native.rs', 'RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED', 'RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED'),
     ]),
     Guard('a checkpoint of a job that cannot run', 'durable.Durable.test_checkpoint_of_a_job_that_cannot_run_any_more', [
         Edit(SUPERVISOR + 'checkpoints.rs', 'State::Cancelled => self.disturbed || ', 'State::Cancelled => '),

@@ -219,6 +219,13 @@ class Writes(KafkaTest):
     self.assertEqual((found.partition, found.key, found.value, found.headers, found.timestamp),
                      (2, b'k', b'v', [('h', b'1'), ('h', b'2')], 1234567))
 
+  def test_a_timestamp_of_zero(self):
+    """librdkafka has no way to write it (2.12.1)."""
+    self.broker.create_topic(self.sink)
+    rows = [beam.Row(key=b'k', value=b'v', timestamp=at) for at in (0, 1, 7)]
+    self.run_bounded(lambda pipeline: pipeline | beam.Create(rows) | self.write(with_headers=True))
+    self.assertEqual(sorted(record.timestamp for record in self.broker.read(self.sink, 3)), [1, 1, 7])
+
   def test_keys_go_where_kafkas_own_producer_sends_them(self):
     self.broker.create_topic(self.sink, 7)
     keys = [b'key-%d' % i for i in range(20)]
@@ -296,11 +303,6 @@ pipeline:
 class Clients(KafkaTest):
   """Programs of users, as they are."""
 
-  def run_by_ferrobeam(self, *command, **environment):
-    """With no Java to be found."""
-    no_java = {'PATH': os.path.join(self.folder, 'nothing'), 'JAVA_HOME': '', **environment}
-    self.program(os.environ['FERROBEAM'], 'run', '--', sys.executable, *command, **no_java)
-
   def test_python_by_ferrobeam_run(self):
     self.topics()
     self.broker.produce(self.source, [(b'k', b'%d' % i) for i in range(10)])
@@ -350,6 +352,27 @@ class Clients(KafkaTest):
 
       self.run_bounded(build)
     self.assertEqual([record.value for record in self.broker.read(self.sink, 10)], [b'%d!' % i for i in range(10)])
+
+  def test_managed_read_of_a_group(self):
+    """It tells the group, and goes on where that was told."""
+    self.topics()
+    self.broker.produce(self.source, [(b'k', b'%d' % i) for i in range(10)])
+    settings = os.path.join(self.folder, 'settings')
+    with open(settings, 'w') as file:
+      file.write('where=earliest\n')
+    # A property may stand in a file.
+    config = {'bootstrap_servers': self.broker.bootstrap, 'topic': self.source, 'format': 'STRING', 'max_read_time_seconds': 3,
+              'auto_offset_reset_config': '${file:%s:where}' % settings,
+              'consumer_config_updates': {'group.id': self.source, 'enable.auto.commit': 'true'}}
+    with JavaJarServer.beam_services({'sdks:java:io:expansion-service:shadowJar': self.service.expansion}):
+      for end in (10, 15):
+        read = managed.Read(managed.KAFKA, config=config)
+        write = self.write(topic=self.sink)
+        self.run_bounded(lambda pipeline, read=read, write=write: (
+            pipeline | read | beam.Map(lambda row: (b'k', row.payload.encode())).with_output_types(tuple[bytes, bytes]) | write))
+        self.assertEqual(self.broker.committed(self.source, self.source), {0: end})
+        self.broker.produce(self.source, [(b'k', b'more %d' % i) for i in range(5)])
+    self.assertEqual(len(self.broker.read(self.sink, 15)), 15)
 
   def test_yaml_of_json(self):
     self.topics()

@@ -136,5 +136,53 @@ class Secured(KafkaTest):
     self.assertIn('do not let this client in', said)
 
 
+class Rights(KafkaTest):
+  """What a client has to be allowed to write exactly once, and what is said to one that is not."""
+
+  def make_broker(self):
+    folder = tempfile.TemporaryDirectory(prefix='ferrobeam-security-')
+    self.addCleanup(folder.cleanup)
+    self.security = broker_security.Security(pathlib.Path(folder.name), broker.lasting_port)
+    # Who comes without a name, as the tests do, may do everything.
+    return self.own_broker(self.security, **{
+        'authorizer.class.name': 'org.apache.kafka.metadata.authorizer.StandardAuthorizer', 'super.users': 'User:ANONYMOUS'})
+
+  def copy_as(self, *rights):
+    self.topics()
+    self.broker.allow(broker_security.USER, ('topic', self.source, 'read'), ('topic', self.source, 'describe'), *rights)
+    config = self.security.with_password('PLAIN').items()
+    copy = lambda pipeline: self.copy(pipeline, self.read(config=config), self.write(config))
+    return self.start(copy, '--number_of_execution_retries=0')
+
+  def test_rights_that_are_enough(self):
+    self.copy_as(
+        ('topic', self.sink, 'write'), ('topic', self.sink, 'describe'), ('topic', self.sink, 'read'),
+        ('transactional_id', 'ferrobeam', 'write'), ('transactional_id', 'ferrobeam', 'describe'), ('group', 'ferrobeam', 'read'),
+        ('group', 'ferrobeam', 'describe'))
+    sent = self.numbers(20)
+    self.broker.produce(self.source, sent)
+    self.check_written_once(sent)
+
+  def refused(self, *rights):
+    job = self.copy_as(*rights)
+    self.broker.produce(self.source, self.numbers(20))
+    self.assertIn('needs the rights Write, Describe and Read on the topic', self.fails(job))
+
+  def test_topic_that_may_not_be_written(self):
+    self.refused(
+        ('topic', self.sink, 'describe'), ('topic', self.sink, 'read'), ('transactional_id', 'ferrobeam', 'write'),
+        ('transactional_id', 'ferrobeam', 'describe'), ('group', 'ferrobeam', 'read'), ('group', 'ferrobeam', 'describe'))
+
+  def test_topic_that_may_not_be_read(self):
+    self.refused(
+        ('topic', self.sink, 'write'), ('topic', self.sink, 'describe'), ('transactional_id', 'ferrobeam', 'write'),
+        ('transactional_id', 'ferrobeam', 'describe'), ('group', 'ferrobeam', 'read'), ('group', 'ferrobeam', 'describe'))
+
+  def test_transactional_id_that_may_not_be_used(self):
+    self.refused(
+        ('topic', self.sink, 'write'), ('topic', self.sink, 'describe'), ('topic', self.sink, 'read'),
+        ('group', 'ferrobeam', 'read'), ('group', 'ferrobeam', 'describe'))
+
+
 if __name__ == '__main__':
   unittest.main()

@@ -1,6 +1,8 @@
 """What real sinks of Kafka got wrong when they wrote exactly once. See `kafka_test.py`."""
 import collections
 import os
+import pathlib
+import shutil
 import signal
 import time
 import unittest
@@ -195,6 +197,20 @@ class SinkFaults(FaultTest):
   def test_record_that_is_too_large(self):
     self.too_large()
 
+  def test_record_that_is_too_large_among_many(self):
+    """It is refused while those behind it are still given to the producer, which then says no more than that it takes none."""
+    self.broker.create_topic(self.source)
+    self.broker.create_topic(self.sink, **{'max.message.bytes': 100_000})
+    job = self.start(lambda pipeline: pipeline | self.read() | self.write(), '--number_of_execution_retries=0',
+                     '--parallelism=1', '--checkpointing_interval=2000')
+    self.written(1)
+    self.next_checkpoint()
+    many = [(b'k', self.random.randbytes(200_000))] + [(b'k', b'small')] * 200_000
+    self.broker.produce(self.source, many)
+    said = self.fails(job)
+    self.assertIn('could not be written', said)
+    self.assertIn(self.sink, said)
+
   def test_record_that_is_too_large_at_least_once(self):
     self.too_large('--checkpointing_mode=AT_LEAST_ONCE')
 
@@ -322,6 +338,56 @@ class SinkFaults(FaultTest):
     job.cancel()
     job.end()
     self.assertIn('cannot be used', '\n'.join(job.messages()))
+
+  def test_storage_that_was_set_back(self):
+    """From a copy of it: what the job writes then has numbers that Kafka has already, of a future that was given up."""
+    self.topics()
+    self.start(self.copy, '--parallelism=1')
+    self.written(10)
+    self.next_checkpoint()
+    self.service.kill()
+    kept = pathlib.Path(self.folder) / 'kept'
+    shutil.copytree(self.service.storage, kept)
+    before = self.service.checkpoint()
+    self.service.start()
+    self.service.wait()
+    for _ in range(20):
+      self.written(1)
+    self.assertGreater(self.service.checkpoint(), before + 10)
+    self.service.kill()
+    shutil.rmtree(self.service.storage)
+    shutil.copytree(kept, self.service.storage)
+    self.service.start()
+    self.service.wait()
+    self.send(10)
+    value = lambda record: record.value.split()[0]
+    everything = {value for _, value in self.records(self.sent)}
+    service.wait_for('all records', lambda: set(map(value, self.broker.read_all(self.sink))) == everything)
+    # What came after the copy is written again, and nothing else.
+    found = collections.Counter(map(value, self.broker.read_all(self.sink)))
+    again = {b'%d' % at for at in range(10, 30)}
+    self.assertEqual({value: count for value, count in found.items() if value not in again},
+                     {value: 1 for value in everything - again})
+
+  def test_cancelled_in_the_middle_of_a_transaction(self):
+    """What was written of it is given up, and holds no reader up: the broker would do that after five minutes."""
+    self.topics()
+    # A request for each record.
+    slow = {'batch.num.messages': '1', 'max.in.flight.requests.per.connection': '1', 'linger.ms': '0'}
+    job = self.start(lambda pipeline: self.copy(pipeline, write=self.write(slow.items())), '--parallelism=1',
+                     '--checkpointing_interval=3000')
+    self.written(1)
+    self.next_checkpoint()
+    self.send(50_000)
+    ends = lambda isolation: self.broker.end_offsets(self.sink, isolation)[0]
+    open_transaction = lambda: ends('read_uncommitted') > ends('read_committed') + 100
+    service.wait_for('a transaction', open_transaction)
+    job.cancel()
+    self.assertEqual(job.end(), 'CANCELLED')
+    ended = ends('read_uncommitted')
+    self.assertLess(ended, 40_000, 'all was written before the job was cancelled')
+    self.broker.produce(self.sink, [(b'other', b'plain')])
+    service.wait_for('what is behind it', lambda: b'plain' in [record.value for record in self.broker.read_all(self.sink)], 30)
 
   def test_what_waits_for_a_broker_is_bounded(self):
     """While nothing can be written, not everything is read that another broker has."""

@@ -6,6 +6,7 @@ import time
 import unittest
 
 import apache_beam as beam
+from apache_beam.io.kafka import ReadFromKafka
 from apache_beam.runners.portability.portable_runner import PortableRunner
 
 import kills
@@ -150,6 +151,39 @@ class SourceFaults(FaultTest):
     away.rename(manifests)
     self.check()
     service.wait_for('the offset of the group', lambda: told() == {0: 13})
+
+  def test_nothing_is_late_because_a_transaction_was_open(self):
+    """A reader of what is committed sees nothing of it until then, and has not come to the end of what there is."""
+    self.broker.create_topic(self.source, **{'message.timestamp.type': 'LogAppendTime'})
+    self.broker.create_topic(self.sink)
+    read = self.read(config={'isolation.level': 'read_committed'}.items(), timestamp_policy=ReadFromKafka.log_append_time)
+
+    def build(pipeline):
+      grouped = (
+          pipeline | read | beam.Map(lambda pair: pair).with_output_types(tuple[bytes, bytes])
+          | beam.WindowInto(beam.window.FixedWindows(1)) | beam.GroupByKey())
+      apart = grouped | beam.FlatMapTuple(lambda key, values: [(key, value) for value in values]).with_output_types(
+          tuple[bytes, bytes])
+      return apart | self.write()
+
+    self.start(build)
+    self.written_in_a_transaction(1, 0)
+    for _ in range(3):
+      # Longer than an idle partition holds the watermark up.
+      self.written_in_a_transaction(5, 4)
+    self.assertEqual(sorted(int(record.value) for record in self.broker.read(self.sink, self.sent)), list(range(self.sent)))
+
+  def written_in_a_transaction(self, count, seconds):
+    """Sends records in a transaction that is open for so long, and waits until something of them is written."""
+    transaction = self.broker.begin('of-another', self.source, self.records(count, self.sent))
+    time.sleep(seconds)
+    transaction.commit_transaction(service.LIMIT)
+    self.sent += count
+    # What is late never comes.
+    self.broker.produce(self.source, [(b'k', b'%d' % self.sent)])
+    self.sent += 1
+    newest = b'%d' % (self.sent - 1)
+    service.wait_for('the newest record', lambda: newest in [record.value for record in self.broker.read_all(self.sink)])
 
   def test_bounded_read_ends_where_no_record_is(self):
     """The last offsets before it stops are an aborted transaction and its marker."""

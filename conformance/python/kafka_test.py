@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
@@ -83,6 +84,11 @@ class KafkaTest(unittest.TestCase):
     ended = subprocess.run(command, timeout=service.LIMIT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                            env={**os.environ, **environment})
     self.assertEqual(ended.returncode, 0, ended.stdout[-2000:])
+
+  def run_by_ferrobeam(self, *command, **environment):
+    """A Python program of a user's, with no Java to be found."""
+    no_java = {'PATH': os.path.join(self.folder, 'nothing'), 'JAVA_HOME': '', **environment}
+    self.program(os.environ['FERROBEAM'], 'run', '--', sys.executable, *command, **no_java)
 
   def start(self, build, *options):
     """Starts a streaming pipeline."""

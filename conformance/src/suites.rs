@@ -151,7 +151,7 @@ pub fn prepare(suite: Suite, target: &Target, lanes: usize, logs: &Path) -> Resu
             ];
             python_lanes(
                 &[
-                    "guards,kafka_io,kafka_exactly_once,kafka_sink_faults,kafka_source_faults,kafka_java,kafka_oldest,kafka_secured",
+                    "guards,kafka_io,kafka_formats,kafka_exactly_once,kafka_sink_faults,kafka_source_faults,kafka_java,kafka_oldest,kafka_secured",
                 ],
                 target,
                 lanes,

@@ -13,6 +13,7 @@ pub mod element;
 pub mod executor;
 pub mod grouping;
 pub mod kafka;
+pub mod leaving;
 pub mod memory;
 pub mod metrics;
 pub mod model;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use ferrobeam_proto::fn_execution::{ProcessBundleDescriptor, RemoteGrpcPort};
 use ferrobeam_proto::pipeline as pb;
 use ferrobeam_runner::pipeline::{Pipeline, Refusal};
-use ferrobeam_runner::plan::{self, CollectionId, Node, Plan, PlanOptions, Stage, TestEvent, TestEvents};
+use ferrobeam_runner::plan::{self, CollectionId, KafkaErrors, Node, Plan, PlanOptions, Stage, TestEvent, TestEvents};
 use ferrobeam_runner::time::Timestamp;
 use ferrobeam_runner::windowing::WindowCoder;
 use prost::Message;
@@ -165,11 +165,16 @@ fn descriptors_are_whole_and_hold_nothing_else(name: &str, plan: &Plan) {
     }
 }
 
+fn both(output: CollectionId, errors: &Option<KafkaErrors>) -> Vec<CollectionId> {
+    std::iter::once(output).chain(errors.iter().map(|errors| errors.output)).collect()
+}
+
 /// What a node reads and gives.
 fn ends(plan: &Plan, node: &Node) -> (Vec<CollectionId>, Vec<CollectionId>) {
     match node {
-        Node::Impulse { output } | Node::KafkaRead { output, .. } => (vec![], vec![*output]),
-        Node::KafkaWrite { input, output, .. } => (vec![*input], vec![*output]),
+        Node::Impulse { output } => (vec![], vec![*output]),
+        Node::KafkaRead { output, errors, .. } => (vec![], both(*output, errors)),
+        Node::KafkaWrite { input, output, errors, .. } => (vec![*input], both(*output, errors)),
         Node::Flatten { inputs, output } => (inputs.clone(), vec![*output]),
         Node::GroupByKey { input, output, .. } | Node::Redistribute { input, output, .. } => {
             (vec![*input], vec![*output])

@@ -44,7 +44,7 @@ impl Setting {
     fn of(value: Value<'_>, shape: &ferrobeam_runner::row::Shape) -> Setting {
         use ferrobeam_runner::row::Shape;
         match (value, shape) {
-            (Value::Null | Value::Bytes(_), _) => Setting::Null,
+            (Value::Null | Value::Bytes(_) | Value::Decimal(_), _) => Setting::Null,
             (Value::Boolean(is), _) => Setting::Boolean(is),
             (Value::Int(number), _) => Setting::Int(number),
             (Value::Double(number), _) => Setting::Double(number),
@@ -163,6 +163,15 @@ impl Configuration {
                 values.into_iter().map(property).collect()
             }
             Some(_) => Err(Self::wrong(name, "a mapping of properties")),
+        }
+    }
+
+    /// A mapping of its own, in which names are as they are here.
+    pub(super) fn mapping(&mut self, name: &str) -> Result<Option<Configuration>, ExpansionError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Setting::Map(values)) => Ok(Some(Configuration::of_map(values))),
+            Some(_) => Err(Self::wrong(name, "a mapping")),
         }
     }
 

@@ -11,6 +11,12 @@ use prost::bytes::Bytes;
 /// The output of a read, and of the leaf of a write.
 pub(super) const OUTPUT: &str = "output";
 
+/// See [`Graph::rows_of`].
+pub(super) struct RowsOf {
+    pub(super) schema: pb::Schema,
+    pub(super) collection: pb::PCollection,
+}
+
 /// The components of an answer: those of the request, and what is added to them under its namespace.
 pub(super) struct Graph {
     namespace: String,
@@ -83,6 +89,26 @@ impl Graph {
             windowing_strategy_id: self.global_windows(),
             ..Default::default()
         };
+        self.components.pcollections.insert(id.clone(), collection);
+        id
+    }
+
+    /// The rows of a collection of the request, if it has some.
+    pub(super) fn rows_of(&self, collection: &str) -> Option<RowsOf> {
+        let collection = self.components.pcollections.get(collection)?.clone();
+        let spec = self.components.coders.get(&collection.coder_id)?.spec.as_ref()?;
+        let schema = match spec.urn.as_str() {
+            coder::ROW => pb::Schema::decode(spec.payload.clone()).ok()?,
+            coder::SCHEMA => pb::SchemaCoderPayload::decode(spec.payload.clone()).ok()?.schema?,
+            _ => return None,
+        };
+        Some(RowsOf { schema, collection })
+    }
+
+    /// Adds a collection in the windows of another, as bounded as that, and gives its id.
+    pub(super) fn collection_as(&mut self, name: &str, coder_id: String, like: &pb::PCollection) -> String {
+        let id = self.id(name);
+        let collection = pb::PCollection { unique_name: id.clone(), coder_id, ..like.clone() };
         self.components.pcollections.insert(id.clone(), collection);
         id
     }

@@ -6,10 +6,12 @@ use ferrobeam_proto::expansion::SchemaTransformConfig;
 use ferrobeam_proto::pipeline as pb;
 use ferrobeam_proto::pipeline::field_type::TypeInfo;
 use ferrobeam_proto::urns::managed_transforms::{KAFKA_READ, KAFKA_WRITE};
-use ferrobeam_runner::kafka::{FieldType, KafkaRead, KafkaWrite, ReadForm, WriteForm};
+use ferrobeam_runner::kafka::{FieldType, KafkaRead, KafkaWrite, ProtoMessage, ReadForm, WriteForm, commits_by_itself};
 
 use super::configuration::{Configuration, ExpansionError, Setting};
-use super::transforms::{DISCOVER_EVERY, Read, Spread, check_write};
+use super::graph::OUTPUT;
+use super::proto;
+use super::transforms::{DISCOVER_EVERY, Read, Spread, check_read, check_write};
 
 /// The transform behind `managed.Read` and `managed.Write`, and YAML's Kafka.
 pub(super) const MANAGED: &str = "beam:transform:managed:v1";
@@ -41,8 +43,11 @@ pub(super) fn discover() -> BTreeMap<String, SchemaTransformConfig> {
             text("auto_offset_reset_config"),
             field("bootstrap_servers", pb::AtomicType::String, false),
             properties("consumer_config_updates"),
+            error_handling(),
+            text("file_descriptor_path"),
             text("format"),
             field("max_read_time_seconds", pb::AtomicType::Int32, true),
+            text("message_name"),
             field("redistribute_num_keys", pb::AtomicType::Int32, true),
             field("redistributed", pb::AtomicType::Boolean, true),
             text("schema"),
@@ -53,7 +58,10 @@ pub(super) fn discover() -> BTreeMap<String, SchemaTransformConfig> {
         "9d0f4d52-6b7f-5d6c-8a2a-5b6f3f0d2c03",
         vec![
             field("bootstrap_servers", pb::AtomicType::String, false),
+            error_handling(),
+            text("file_descriptor_path"),
             field("format", pb::AtomicType::String, false),
+            text("message_name"),
             properties("producer_config_updates"),
             text("schema"),
             field("topic", pb::AtomicType::String, false),
@@ -61,7 +69,10 @@ pub(super) fn discover() -> BTreeMap<String, SchemaTransformConfig> {
     );
     BTreeMap::from([
         (MANAGED.to_owned(), config(managed, &["input"], &["output"], "Kafka, by Ferrobeam itself")),
-        (KAFKA_READ.to_owned(), config(read, &[], &["output"], "Reads values from Kafka, by Ferrobeam itself")),
+        (
+            KAFKA_READ.to_owned(),
+            config(read, &[], &["output", "errors"], "Reads values from Kafka, by Ferrobeam itself"),
+        ),
         (KAFKA_WRITE.to_owned(), config(write, &["input"], &[], "Writes rows to Kafka, by Ferrobeam itself")),
     ])
 }
@@ -69,6 +80,13 @@ pub(super) fn discover() -> BTreeMap<String, SchemaTransformConfig> {
 fn field(name: &str, atomic: pb::AtomicType, nullable: bool) -> pb::Field {
     let ty = pb::FieldType { nullable, type_info: Some(TypeInfo::AtomicType(atomic.into())) };
     pb::Field { name: name.to_owned(), r#type: Some(ty), ..Default::default() }
+}
+
+/// Beam's `ErrorHandling`.
+fn error_handling() -> pb::Field {
+    let of = schema("9d0f4d52-6b7f-5d6c-8a2a-5b6f3f0d2c04", vec![field("output", pb::AtomicType::String, false)]);
+    let ty = pb::FieldType { nullable: true, type_info: Some(TypeInfo::RowType(pb::RowType { schema: Some(of) })) };
+    pb::Field { name: "error_handling".to_owned(), r#type: Some(ty), ..Default::default() }
 }
 
 fn properties(name: &str) -> pb::Field {
@@ -148,8 +166,13 @@ fn kafka_read(mut from: Configuration) -> Result<Read, ExpansionError> {
     let form = match format(&mut from)? {
         Format::Value(ty) => ReadForm::Payload(ty),
         Format::Json(Some(schema)) => ReadForm::Json(schema),
+        Format::Avro(Some(schema)) => ReadForm::Avro(schema),
+        Format::Proto(message) => ReadForm::Proto(message),
         Format::Json(None) => {
             return Err(ExpansionError("the format JSON needs a schema, which is a JSON schema".to_owned()));
+        }
+        Format::Avro(None) => {
+            return Err(ExpansionError("the format AVRO needs a schema, which is an Avro schema".to_owned()));
         }
     };
     for name in ["confluent_schema_registry_url", "confluent_schema_registry_subject"] {
@@ -158,7 +181,7 @@ fn kafka_read(mut from: Configuration) -> Result<Read, ExpansionError> {
             "schema registries are not known here yet; read the format RAW and decode it in the pipeline",
         )?;
     }
-    from.refuse("error_handling", "nothing can fail in the formats that are known here")?;
+    let errors = errors(&mut from)?;
     from.refuse("offset_deduplication", "records are read exactly once as it is")?;
     from.flag("allow_duplicates")?;
     from.integer("redistribute_num_keys")?;
@@ -167,14 +190,15 @@ fn kafka_read(mut from: Configuration) -> Result<Read, ExpansionError> {
     let read = KafkaRead {
         topics: vec![from.required("topic")?],
         form,
+        errors,
         max_time: from.count("max_read_time_seconds")?.map(|seconds| seconds.saturating_mul(1000)),
         discover_every: DISCOVER_EVERY,
+        commit: commits_by_itself(&consumer_config).map_err(|error| ExpansionError(error.to_string()))?,
         consumer_config,
         ..KafkaRead::default()
     };
     from.end()?;
-    let checked = ferrobeam_runner::kafka::check_consumer(&read.consumer_config);
-    checked.map_err(|error| ExpansionError(error.to_string()))?;
+    check_read(&read)?;
     Ok(Read { read, spread })
 }
 
@@ -185,12 +209,28 @@ fn kafka_write(mut from: Configuration) -> Result<KafkaWrite, ExpansionError> {
         Format::Value(ty) => WriteForm::Payload(ty),
         // Rows say themselves what they are.
         Format::Json(_) => WriteForm::Json,
+        Format::Avro(schema) => WriteForm::Avro(schema),
+        Format::Proto(message) => WriteForm::Proto(message),
     };
-    from.refuse("error_handling", "nothing can fail in the formats that are known here")?;
-    let write = KafkaWrite { producer_config, topic: from.required("topic")?, form };
+    let write = KafkaWrite { producer_config, topic: from.required("topic")?, form, errors: errors(&mut from)? };
     from.end()?;
     check_write(&write)?;
     Ok(write)
+}
+
+/// The name of the output of what cannot be read or written.
+fn errors(from: &mut Configuration) -> Result<Option<String>, ExpansionError> {
+    let Some(mut handling) = from.mapping("error_handling")? else { return Ok(None) };
+    let output = handling
+        .required("output")
+        .map_err(|ExpansionError(what)| ExpansionError(format!("error_handling: {what}")))?;
+    handling.end()?;
+    if output == OUTPUT {
+        return Err(ExpansionError(format!(
+            "error_handling: call its output otherwise than \"{OUTPUT}\", which is the other"
+        )));
+    }
+    Ok(Some(output))
 }
 
 /// The format of values.
@@ -199,21 +239,30 @@ enum Format {
     Value(FieldType),
     /// With its schema, where one is given.
     Json(Option<String>),
+    /// With its schema, where one is given.
+    Avro(Option<String>),
+    Proto(ProtoMessage),
 }
 
 fn format(from: &mut Configuration) -> Result<Format, ExpansionError> {
     let format = from.text("format")?.unwrap_or_else(|| "RAW".to_owned());
-    for name in ["file_descriptor_path", "message_name"] {
-        from.refuse(name, "it belongs to the format PROTO, which is not known here yet")?;
-    }
     let schema = from.text("schema")?.filter(|schema| !schema.trim().is_empty());
+    if format == "PROTO" {
+        let path = from.text("file_descriptor_path")?.filter(|path| !path.is_empty());
+        let name = from.required("message_name")?;
+        return proto::message(path.as_deref(), schema.as_deref(), &name).map(Format::Proto);
+    }
+    for name in ["file_descriptor_path", "message_name"] {
+        from.refuse(name, "it belongs to the format PROTO")?;
+    }
     match (format.as_str(), schema) {
         ("JSON", schema) => Ok(Format::Json(schema)),
+        ("AVRO", schema) => Ok(Format::Avro(schema)),
         ("RAW" | "STRING", Some(_)) => Err(ExpansionError(format!("the format {format} has no schema"))),
         ("RAW", None) => Ok(Format::Value(FieldType::Bytes)),
         ("STRING", None) => Ok(Format::Value(FieldType::Text)),
-        (other, _) => Err(ExpansionError(format!(
-            "the format {other} is not known here yet: there are RAW, STRING and JSON; convert in the pipeline"
-        ))),
+        (other, _) => {
+            Err(ExpansionError(format!("the format {other} is not known: there are RAW, STRING, JSON, AVRO and PROTO")))
+        }
     }
 }

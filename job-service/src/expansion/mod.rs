@@ -13,6 +13,7 @@
 mod configuration;
 mod graph;
 mod managed;
+mod proto;
 mod service;
 mod transforms;
 

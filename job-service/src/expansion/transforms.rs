@@ -1,10 +1,12 @@
 //! Reads and writes, from a configuration to a graph.
 
+use std::collections::BTreeMap;
+
 use ferrobeam_proto::pipeline as pb;
 use ferrobeam_proto::urns::{standard_coders as coder, standard_ptransforms::composites};
 use ferrobeam_runner::kafka::{
     FieldType, KafkaRead, KafkaWrite, READ_URN, ReadForm, TimestampPolicy, WRITE_URN, WriteForm, check_consumer,
-    check_producer, json_schema, metadata_schema, payload_schema,
+    check_producer, commits_by_itself, metadata_schema, payload_schema, read_error_schema, write_error_schema,
 };
 use prost::bytes::Bytes;
 
@@ -55,12 +57,13 @@ pub(super) fn read(mut from: Configuration, with_metadata: bool) -> Result<Read,
     from.flag("allow_duplicates")?;
     let spread = if from.flag("redistribute")? == Some(true) { Spread::Arbitrarily } else { Spread::No };
     let policy = from.text("timestamp_policy")?;
-    let auto_commit = consumer_config.get("enable.auto.commit").is_some_and(|commit| commit == "true");
+    let auto_commit = commits_by_itself(&consumer_config).map_err(|error| ExpansionError(error.to_string()))?;
     let read = KafkaRead {
         topics,
         topic_pattern: None,
         null_is_empty: null_is_empty && matches!(form, ReadForm::KeyValue { .. }),
         form,
+        errors: None,
         start_time: from.integer("start_read_time")?,
         stop_time: None,
         max_records: from.count("max_num_records")?,
@@ -78,7 +81,7 @@ pub(super) fn read(mut from: Configuration, with_metadata: bool) -> Result<Read,
     Ok(Read { read, spread })
 }
 
-fn check_read(read: &KafkaRead) -> Result<(), ExpansionError> {
+pub(super) fn check_read(read: &KafkaRead) -> Result<(), ExpansionError> {
     if read.topics.is_empty() && read.topic_pattern.is_none() {
         return Err(ExpansionError("topics is empty".to_owned()));
     }
@@ -112,7 +115,7 @@ pub(super) fn write(mut from: Configuration, with_headers: bool) -> Result<Kafka
         }
     };
     from.end()?;
-    let write = KafkaWrite { producer_config, topic, form };
+    let write = KafkaWrite { producer_config, topic, form, errors: None };
     check_write(&write)?;
     Ok(write)
 }
@@ -176,17 +179,23 @@ pub(super) fn expand_read(graph: &mut Graph, read: &Read) -> Result<pb::PTransfo
         }
         ReadForm::Metadata => graph.row_coder("record", &metadata_schema()),
         ReadForm::Payload(ty) => graph.row_coder("payload", &payload_schema(*ty)),
-        ReadForm::Json(schema) => {
-            let schema = json_schema(schema).map_err(|what| ExpansionError(format!("schema: {what}")))?;
-            graph.row_coder("json", &schema)
+        ReadForm::Json(_) | ReadForm::Avro(_) | ReadForm::Proto(_) => {
+            let format = read.form.row_format().ok_or_else(|| ExpansionError("rows without a format".to_owned()))?;
+            let schema = format.schema().map_err(|what| ExpansionError(format!("schema: {what}")))?;
+            graph.row_coder("row", &schema)
         }
     };
     let payload = payload(read)?;
     let records = graph.collection("records", coder_id.clone(), read.is_bounded());
+    let errors = read.errors.as_ref().map(|tag| {
+        let coder_id = graph.row_coder("error", &read_error_schema());
+        (tag.clone(), graph.collection("errors", coder_id, read.is_bounded()))
+    });
+    let with_errors = |main: &str| end(OUTPUT, main).into_iter().chain(errors.clone()).collect();
     match spread {
-        Spread::No => Ok(pb::PTransform { outputs: end(OUTPUT, &records), ..graph.transform("", READ_URN, payload) }),
+        Spread::No => Ok(pb::PTransform { outputs: with_errors(&records), ..graph.transform("", READ_URN, payload) }),
         Spread::Arbitrarily => {
-            let leaf = pb::PTransform { outputs: end(OUTPUT, &records), ..graph.transform("Read", READ_URN, payload) };
+            let leaf = pb::PTransform { outputs: with_errors(&records), ..graph.transform("Read", READ_URN, payload) };
             let leaf = graph.part("read", leaf);
             let spread = graph.collection("spread", coder_id, read.is_bounded());
             let redistribute = pb::PTransform {
@@ -197,7 +206,7 @@ pub(super) fn expand_read(graph: &mut Graph, read: &Read) -> Result<pb::PTransfo
             let redistribute = graph.part("redistribute", redistribute);
             Ok(pb::PTransform {
                 subtransforms: vec![leaf, redistribute],
-                outputs: end(OUTPUT, &spread),
+                outputs: with_errors(&spread),
                 ..graph.transform("", "", Bytes::new())
             })
         }
@@ -225,15 +234,26 @@ pub(super) fn expand_write(graph: &mut Graph, write: &KafkaWrite, urn: &str) -> 
     if inputs.len() != 1 {
         return Err(ExpansionError(format!("a write to Kafka has one input, and this one has {}", inputs.len())));
     }
+    let errors = match &write.errors {
+        None => BTreeMap::new(),
+        Some(tag) => {
+            let of = inputs.values().next().and_then(|input| graph.rows_of(input));
+            let of = of.ok_or_else(|| {
+                ExpansionError("error_handling needs rows, such as beam.Row(...) or a NamedTuple".to_owned())
+            })?;
+            let coder_id = graph.row_coder("error", &write_error_schema(&of.schema));
+            BTreeMap::from([(tag.clone(), graph.collection_as("errors", coder_id, &of.collection))])
+        }
+    };
     let nothing = graph.coder("nothing", coder::BYTES, Bytes::new(), &[]);
     let nothing = graph.collection("written", nothing, true);
     let leaf = pb::PTransform {
         inputs: inputs.clone(),
-        outputs: end(OUTPUT, &nothing),
+        outputs: end(OUTPUT, &nothing).into_iter().chain(errors.clone()).collect(),
         ..graph.transform("Write", WRITE_URN, payload(write)?)
     };
     let leaf = graph.part("write", leaf);
-    Ok(pb::PTransform { inputs, subtransforms: vec![leaf], ..graph.transform("", urn, Bytes::new()) })
+    Ok(pb::PTransform { inputs, outputs: errors, subtransforms: vec![leaf], ..graph.transform("", urn, Bytes::new()) })
 }
 
 fn payload(of: &impl serde::Serialize) -> Result<Vec<u8>, ExpansionError> {

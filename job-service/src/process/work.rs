@@ -9,6 +9,7 @@ use std::time::Duration;
 use ferrobeam_harness_bridge::{Bridge, BridgeConfig, BridgeError, TestStreamServices};
 use ferrobeam_runner::dataflow::{self, Drain, Job, JobFailure, Settings, Topology};
 use ferrobeam_runner::executor::Fault;
+use ferrobeam_runner::leaving::Leaving;
 use ferrobeam_runner::memory::Budget;
 use ferrobeam_runner::plan::Plan;
 use tokio::net::TcpListener;
@@ -35,6 +36,8 @@ use crate::job::Generation;
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// How long the other processes of a job may take to connect.
 const CLUSTER_PATIENCE: Duration = Duration::from_secs(60);
+/// How long is waited for transactions that are given up.
+const LEAVING: Duration = Duration::from_secs(2);
 /// How long the service may take to hear the last reports.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
@@ -69,6 +72,7 @@ pub(super) async fn work(
         _ = orphaned.wait_for(|gone| *gone) => return Ok(ExitCode::SUCCESS),
     };
 
+    let leaving = Leaving::default();
     let mut part = Part {
         assignment,
         listener,
@@ -76,6 +80,7 @@ pub(super) async fn work(
         reports: Arc::clone(&reports),
         bridge: None,
         drain: drain.clone(),
+        leaving: leaving.clone(),
         checkpoints: Arc::default(),
     };
     let checkpoints = Arc::clone(&part.checkpoints);
@@ -104,8 +109,16 @@ pub(super) async fn work(
     if ended.is_none() {
         reports.stopping();
     }
+    if !matches!(ended, Some(Ok(_))) {
+        leaving.request();
+    }
     if let Some(bridge) = part.bridge.take() {
         bridge.shutdown().await;
+    }
+    // Its threads are left as they are, but not what others would wait for.
+    let left = tokio::task::spawn_blocking(move || leaving.wait(LEAVING)).await;
+    if !left.is_ok_and(|left| left) {
+        tracing::warn!("a transaction of Kafka is left open");
     }
     if let Some(Ok(plan)) = &ended {
         reports.send(reports.metrics(plan, None));
@@ -266,6 +279,7 @@ struct Part {
     reports: Arc<Reports>,
     bridge: Option<Arc<Bridge>>,
     drain: Drain,
+    leaving: Leaving,
     /// Once it is ready to take some, if the job does.
     checkpoints: Arc<OnceLock<Taking>>,
 }
@@ -313,6 +327,7 @@ impl Part {
             settings: settings(&deployment),
             drain: self.drain.clone(),
             checkpoints: self.checkpoints.get().map(Taking::handle).unwrap_or_default(),
+            leaving: self.leaving.clone(),
             test_events: Arc::new(TestStreamServices::new(Handle::current())),
         };
         if deployment.draining {

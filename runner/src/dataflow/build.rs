@@ -226,18 +226,22 @@ impl<'scope> Builder<'scope, '_> {
                 };
                 self.edges.insert(*output, edge);
             }
-            Node::KafkaRead { name, read, element, output } => {
-                let links = self.links(saved_names::of_kafka_read(name), [*output]);
-                let source = kafka::read::Source { name, read, element };
-                let edge = kafka::read::build(self.scope, self.job, source, self.epochs.clone(), links);
-                self.edges.insert(*output, edge);
+            Node::KafkaRead { name, read, element, output, errors } => {
+                let outputs = std::iter::once(*output).chain(errors.iter().map(|errors| errors.output));
+                let links = self.links(saved_names::of_kafka_read(name), outputs);
+                let source = kafka::read::Source { name, read, element, errors: errors.as_ref().map(|it| it.element) };
+                let edges = kafka::read::build(self.scope, self.job, source, self.epochs.clone(), links);
+                self.edges.insert(*output, edges.records);
+                self.edges.extend(errors.as_ref().map(|errors| errors.output).zip(edges.errors));
             }
-            Node::KafkaWrite { name, write, element, input, output } => {
-                let links = self.links(saved_names::of_kafka_write(name), []);
+            Node::KafkaWrite { name, write, element, input, output, errors } => {
+                let links = self.links(saved_names::of_kafka_write(name), errors.iter().map(|errors| errors.output));
                 let coder = element_coder(self.plan(), *input);
-                let sink = kafka::write::Sink { name, write, element, coder };
-                let edge = kafka::write::build(self.scope, self.job, sink, self.edge(*input), links);
-                self.edges.insert(*output, edge);
+                let errors_of = errors.as_ref().map(|errors| errors.element);
+                let sink = kafka::write::Sink { name, write, element, coder, errors: errors_of };
+                let edges = kafka::write::build(self.scope, self.job, sink, self.edge(*input), links);
+                self.edges.insert(*output, edges.written);
+                self.edges.extend(errors.as_ref().map(|errors| errors.output).zip(edges.errors));
             }
             // All at once: `Builder::test_streams`.
             Node::TestStream { .. } => {}

@@ -61,6 +61,7 @@ use std::time::Duration;
 
 use crate::checkpoint::Checkpoints;
 use crate::executor::{Fault, StageExecutor};
+use crate::leaving::Leaving;
 use crate::memory::Budget;
 use crate::metrics::Metric;
 use crate::plan::{EnvironmentId, Plan, StageId};
@@ -87,6 +88,8 @@ pub struct Job {
     pub settings: Settings,
     /// Asks the job to drain.
     pub drain: Drain,
+    /// Asks its sinks to give up what they hold open, since this process is about to end.
+    pub leaving: Leaving,
     /// Asks for checkpoints, and has what the job starts from.
     pub checkpoints: Checkpoints,
     /// Reaches the services that have a TestStream's events.

@@ -262,6 +262,7 @@ pub(super) fn job(plan: Plan, logic: Arc<Logic>, fails: u64, memory: usize, dir:
         },
         drain: Drain::default(),
         checkpoints: Checkpoints::none(),
+        leaving: Default::default(),
         test_events: Arc::new(NoService),
     }
 }

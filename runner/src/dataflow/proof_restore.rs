@@ -500,6 +500,7 @@ impl Life {
             },
             drain: Drain::default(),
             checkpoints: checkpoints.clone(),
+            leaving: Default::default(),
             test_events: Arc::new(proof::NoService),
         };
         let (end, ended) = crossbeam_channel::bounded(1);

@@ -44,8 +44,10 @@ impl Undelivered {
 /// How many records were delivered, and what could not be.
 #[derive(Debug, Default)]
 pub(crate) struct Deliveries {
-    /// The first failure of a delivery.
+    /// The first failure of a delivery, or the first that says why.
     pub(crate) failure: Option<Undelivered>,
+    /// It is not only that records were thrown away.
+    tells: bool,
     /// Records that were delivered or were not, since the producer was made.
     pub(crate) done: u64,
 }
@@ -175,10 +177,16 @@ impl ProducerContext<NoCustomPartitioner> for Context {
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         let mut deliveries = self.deliveries();
         deliveries.done += 1;
-        if let Err((error, message)) = result
-            && deliveries.failure.is_none()
-        {
-            deliveries.failure = Some(Undelivered::new(message.topic(), error));
+        if let Err((error, message)) = result {
+            let failed = Undelivered::new(message.topic(), error);
+            // What was thrown away because of another says nothing.
+            let tells = failed
+                .code
+                .is_none_or(|code| !matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight));
+            if deliveries.failure.is_none() || (tells && !deliveries.tells) {
+                deliveries.failure = Some(failed);
+                deliveries.tells = tells;
+            }
         }
     }
 }

@@ -56,7 +56,7 @@ pub(super) const FAIL_ON_DATA_LOSS: &str = "ferrobeam.fail.on.data.loss";
 
 /// See [`FAIL_ON_DATA_LOSS`].
 pub(super) fn fails_on_data_loss(user: &BTreeMap<String, String>) -> bool {
-    user.get(FAIL_ON_DATA_LOSS).is_none_or(|fails| fails.trim() != "false")
+    said(user, FAIL_ON_DATA_LOSS).is_none_or(|fails| fails.trim() != "false")
 }
 
 /// Where a partition begins of which nothing is known: `auto.offset.reset`.
@@ -79,7 +79,7 @@ impl Reset {
 
     /// What a user says; otherwise the default of Kafka's own consumers.
     pub(super) fn said(user: &BTreeMap<String, String>) -> Reset {
-        user.get("auto.offset.reset").and_then(|said| Reset::of(said)).unwrap_or(Reset::Latest)
+        said(user, "auto.offset.reset").and_then(|said| Reset::of(&said)).unwrap_or(Reset::Latest)
     }
 }
 
@@ -187,8 +187,31 @@ pub(super) fn producer(user: &BTreeMap<String, String>) -> Result<ClientConfig, 
 }
 
 /// The group whose offsets a reader starts from and commits, if the user names one.
-pub(super) fn group(user: &BTreeMap<String, String>) -> Option<&str> {
-    user.get("group.id").map(String::as_str).filter(|group| !group.is_empty())
+pub(super) fn group(user: &BTreeMap<String, String>) -> Option<String> {
+    said(user, "group.id").filter(|group| !group.is_empty())
+}
+
+/// The prefix that a user wants the ids of transactions to have.
+pub(crate) fn transactional_prefix(user: &BTreeMap<String, String>) -> Option<String> {
+    said(user, "transactional.id").filter(|prefix| !prefix.is_empty())
+}
+
+/// Whether a read commits to its group by itself: `enable.auto.commit`. That is known before any reference is followed, so it has to
+/// be written out.
+pub fn commits_by_itself(user: &BTreeMap<String, String>) -> Result<bool, ConfigError> {
+    match user.get("enable.auto.commit").map(|commits| commits.trim()) {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => {
+            let why = "it is to be true or false, written out".to_owned();
+            Err(ConfigError::Refused { name: "enable.auto.commit".to_owned(), why })
+        }
+    }
+}
+
+/// A property, with what it refers to. One that leads nowhere has failed the client by then.
+fn said(user: &BTreeMap<String, String>, name: &str) -> Option<String> {
+    resolve(name, user.get(name)?).ok()
 }
 
 /// Whether a configuration of a reader can be used, as far as that can be told without a broker and without its secrets.

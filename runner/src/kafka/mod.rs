@@ -5,24 +5,27 @@
 //! block; the operators are in `dataflow::kafka`.
 //!
 //! No record is decoded further than a deserialiser asks for: a key is bytes, text or a number, as Kafka's own serialisers
-//! write it.
+//! write it; a value may be a row in a format ([`RowFormat`]).
 
 mod client;
 mod config;
-mod json;
+mod format;
 mod native;
 mod partitions;
 mod position;
 pub(crate) mod reader;
-mod record;
+pub(crate) mod record;
 mod spec;
 mod timestamps;
 pub(crate) mod transactions;
 pub(crate) mod writer;
 
-pub use config::{ConfigError, check_consumer, check_producer};
-pub(crate) use json::has_json;
-pub use json::json_schema;
+pub(crate) use config::transactional_prefix;
+pub use config::{ConfigError, check_consumer, check_producer, commits_by_itself};
+pub use format::{ProtoMessage, RowFormat};
 pub use position::{PartitionPosition, SavedPositions};
-pub use record::{FieldForm, ReadElement, RowField, WriteElement, headers_schema, metadata_schema, payload_schema};
+pub use record::{
+    ErrorElement, FieldForm, ReadElement, RowField, WriteElement, headers_schema, metadata_schema, payload_schema,
+    read_error_schema, write_error_schema,
+};
 pub use spec::{FieldType, KafkaRead, KafkaWrite, READ_URN, ReadForm, TimestampPolicy, WRITE_URN, WriteForm};

@@ -11,7 +11,7 @@ use regex::Regex;
 
 use super::client::{Context, GIVE_UP};
 use super::config::{self, Reset};
-use super::native;
+use super::native::{self, EndOf};
 use super::position::PartitionPosition;
 use super::reader::Trouble;
 use super::spec::KafkaRead;
@@ -162,7 +162,13 @@ impl Partitions<'_> {
     /// Where to begin with partitions that came later: at their start.
     pub(super) fn starts_of_new(&self, names: &[PartitionName]) -> Result<Vec<PartitionPosition>, Trouble> {
         let starts = names.iter().map(|name| {
-            let offset = self.ends(name)?.0;
+            // One broker has told of it; the one that leads it may not have heard yet.
+            let is_unknown = |error: &KafkaError| {
+                let code = error.rdkafka_error_code();
+                matches!(code, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownPartition))
+            };
+            let ends = || self.consumer.fetch_watermarks(&name.topic, name.partition, ASK);
+            let offset = self.ask_while(ends, &name.to_string(), |error| passes(error) || is_unknown(error))?.0;
             let PartitionName { topic, partition } = name.clone();
             Ok(PartitionPosition { topic, topic_id: None, partition, offset, watermark: i64::MIN, stop: None })
         });
@@ -180,27 +186,17 @@ impl Partitions<'_> {
         self.ask(|| self.consumer.fetch_watermarks(&name.topic, name.partition, ASK), &name.to_string())
     }
 
-    /// Where partitions end now, if brokers say so soon.
+    /// Where partitions end now, with the records of transactions that are open; of those of which brokers say so soon.
     pub(super) fn ends_now<'a>(
         &self,
         names: impl IntoIterator<Item = &'a PartitionName>,
-    ) -> Option<BTreeMap<&'a PartitionName, i64>> {
+    ) -> BTreeMap<PartitionName, i64> {
         let names: Vec<&PartitionName> = names.into_iter().collect();
-        let mut list = TopicPartitionList::with_capacity(names.len());
-        for name in &names {
-            // The time that stands for the end.
-            list.add_partition_offset(&name.topic, name.partition, Offset::End).ok()?;
-        }
         if names.is_empty() {
-            return Some(BTreeMap::new());
+            return BTreeMap::new();
         }
-        let found = self.consumer.offsets_for_times(list, SOON).ok()?;
-        let end = |name: &'a PartitionName| {
-            let found = found.find_partition(&name.topic, name.partition)?;
-            found.error().ok()?;
-            Some((name, found.offset().to_raw().filter(|end| *end >= 0)?))
-        };
-        Some(names.into_iter().filter_map(end).collect())
+        let ends = native::ends(self.consumer, &names, SOON).into_iter();
+        ends.map(|EndOf { topic, partition, offset }| (PartitionName { topic, partition }, offset)).collect()
     }
 
     fn list(names: &[PartitionName], offset: Offset) -> Result<TopicPartitionList, Trouble> {
@@ -241,6 +237,16 @@ impl Partitions<'_> {
 
     /// Asks until there is an answer.
     fn ask<T>(&self, ask: impl Fn() -> Result<T, KafkaError>, what: &str) -> Result<T, Trouble> {
+        self.ask_while(ask, what, passes)
+    }
+
+    /// As [`Partitions::ask`], also after other faults that may be over soon.
+    fn ask_while<T>(
+        &self,
+        ask: impl Fn() -> Result<T, KafkaError>,
+        what: &str,
+        passes: impl Fn(&KafkaError) -> bool,
+    ) -> Result<T, Trouble> {
         let begun = Instant::now();
         loop {
             let error = match ask() {

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 
 use ferrobeam_proto::pipeline as pb;
 use ferrobeam_proto::pipeline::field_type::TypeInfo;
+use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use super::json;
+use super::format::{RowCodec, RowFormat, id_of};
 use super::spec::FieldType;
 use crate::element::{ElementError, get_varint, put_varint};
 use crate::row::{RowType, Shape, Value, ValueType, encode_row};
@@ -33,8 +34,10 @@ pub enum ReadElement {
         /// Its length stands before it.
         prefixed: bool,
     },
-    /// A row of what JSON has.
-    Json {
+    /// A row of what the value has.
+    Formatted {
+        /// How the value is written.
+        format: RowFormat,
         /// Its type.
         ty: RowType,
         /// Its length stands before it.
@@ -59,13 +62,22 @@ pub enum WriteElement {
         /// What it is made of, in the order of its encoding.
         fields: Vec<RowField>,
     },
-    /// A row that is written as JSON.
-    Json {
+    /// A row that is written in a format.
+    Formatted {
+        /// How it is written.
+        format: RowFormat,
         /// Its length stands before it.
         prefixed: bool,
         /// Its type.
         ty: RowType,
     },
+}
+
+/// How the rows of an output of errors are encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorElement {
+    /// Their length stands before them.
+    pub prefixed: bool,
 }
 
 /// How a key or a value is encoded in an element.
@@ -222,20 +234,56 @@ pub fn headers_schema() -> pb::Schema {
     )
 }
 
+/// The row that a read gives for a value that is not what it was to be: Beam's `ErrorHandling.errorSchemaBytes`.
+pub fn read_error_schema() -> pb::Schema {
+    use pb::AtomicType::{Bytes, String};
+    schema(
+        "6c1d3c4a-7a0e-5f0b-9e2e-0d8b7c3f5a18",
+        vec![("failed_row", atomic(Bytes, false)), ("error_message", atomic(String, false))],
+    )
+}
+
+/// The row that a write gives for a row that cannot be written, which is of the schema `of`: Beam's
+/// `ErrorHandling.errorSchema`.
+pub fn write_error_schema(of: &pb::Schema) -> pb::Schema {
+    let row = pb::RowType { schema: Some(of.clone()) };
+    let row = pb::FieldType { nullable: false, type_info: Some(TypeInfo::RowType(row)) };
+    let fields = vec![("failed_row", row), ("error_message", atomic(pb::AtomicType::String, false))];
+    let mut error = schema("", fields);
+    error.id = id_of(&error.encode_to_vec());
+    error
+}
+
 /// Why a record is no element, in words that follow those of where it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct BadRecord(pub(crate) String);
 
-impl ReadElement {
+/// What makes elements of records.
+pub(crate) struct ElementEncoder {
+    element: ReadElement,
+    /// Of a [`ReadElement::Formatted`].
+    codec: Option<RowCodec>,
+}
+
+impl ElementEncoder {
+    /// An error says what of a format is not understood.
+    pub(crate) fn new(element: ReadElement) -> Result<ElementEncoder, String> {
+        let codec = match &element {
+            ReadElement::Formatted { format, ty, .. } => Some(RowCodec::new(format, ty)?),
+            ReadElement::KeyValue { .. } | ReadElement::Metadata { .. } | ReadElement::Payload { .. } => None,
+        };
+        Ok(ElementEncoder { element, codec })
+    }
+
     /// Whether the headers of a record are needed.
     pub(crate) fn wants_headers(&self) -> bool {
-        matches!(self, ReadElement::Metadata { .. })
+        matches!(self.element, ReadElement::Metadata { .. })
     }
 
     /// Appends the value of an element.
     pub(crate) fn encode(&self, out: &mut Vec<u8>, record: &ReadRecord<'_>) -> Result<(), BadRecord> {
-        match self {
+        match &self.element {
             ReadElement::KeyValue { key, value } => {
                 key.encode(out, "key", record.key)?;
                 value.encode(out, "value", record.value)
@@ -254,9 +302,10 @@ impl ReadElement {
                     ty.encode(out, "value", value)
                 })
             }
-            ReadElement::Json { ty, prefixed } => {
-                let no_value = || BadRecord("its value is null, which is no JSON".to_owned());
-                let values = json::row_of(record.value.ok_or_else(no_value)?, ty)?;
+            ReadElement::Formatted { format, ty, prefixed } => {
+                let no_value = || BadRecord(format!("its value is null, which is no {}", format.name()));
+                let (value, codec) = record.value.zip(self.codec.as_ref()).ok_or_else(no_value)?;
+                let values = codec.read(value)?;
                 put_row(out, *prefixed, |out| {
                     encode_row(out, ty, &values);
                     Ok(())
@@ -264,6 +313,29 @@ impl ReadElement {
             }
         }
     }
+}
+
+/// Appends a row of [`read_error_schema`].
+pub(crate) fn encode_read_error(out: &mut Vec<u8>, prefixed: bool, value: Option<&[u8]>, bad: &BadRecord) {
+    let mut failed = Vec::new();
+    put_bytes(&mut failed, value.unwrap_or_default());
+    put_error(out, prefixed, &failed, bad);
+}
+
+/// Appends a row of [`write_error_schema`], of the row that could not be written.
+pub(crate) fn encode_write_error(out: &mut Vec<u8>, prefixed: bool, row: &[u8], bad: &BadRecord) {
+    put_error(out, prefixed, row, bad);
+}
+
+/// Appends a row of what failed, as it is encoded, and of why.
+fn put_error(out: &mut Vec<u8>, prefixed: bool, failed: &[u8], bad: &BadRecord) {
+    let mut row = vec![2, 0];
+    row.extend_from_slice(failed);
+    put_bytes(&mut row, bad.0.as_bytes());
+    if prefixed {
+        put_varint(out, row.len() as u64);
+    }
+    out.append(&mut row);
 }
 
 /// Appends a row, behind its length where that stands before it.
@@ -470,12 +542,41 @@ fn bytes_of(value: &[u8]) -> usize {
     get_varint(value).map_or(0, |(length, _)| length as usize)
 }
 
+/// What makes records of elements.
+pub(crate) struct ElementDecoder {
+    element: WriteElement,
+    rows: Rows,
+}
+
+/// The rows that elements are.
+enum Rows {
+    /// They are none.
+    None,
+    Plain(RowType),
+    Formatted(Box<RowCodec>),
+}
+
+/// Why an element is no record.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum NoRecord {
+    /// Its bytes do not match its coder.
+    #[error(transparent)]
+    Malformed(#[from] ElementError),
+    /// It cannot be written in its format.
+    #[error(transparent)]
+    Bad(#[from] BadRecord),
+}
+
 impl WriteElement {
-    /// The type of the rows that it takes; for [`WriteElement::decode`].
-    pub(crate) fn row_type(&self) -> RowType {
+    /// Whether there may be elements that match their coder and yet are no records.
+    pub(crate) fn may_be_bad(&self) -> bool {
+        matches!(self, WriteElement::Formatted { format: RowFormat::Avro(_) | RowFormat::Proto(_), .. })
+    }
+
+    /// The type of the plain rows that it takes.
+    fn row_type(&self) -> RowType {
         let fields = match self {
-            WriteElement::KeyValue { .. } => return RowType::default(),
-            WriteElement::Json { ty, .. } => return ty.clone(),
+            WriteElement::KeyValue { .. } | WriteElement::Formatted { .. } => return RowType::default(),
             WriteElement::Row { fields, .. } => fields,
         };
         let known = RowType::of(&headers_schema()).unwrap_or_default();
@@ -490,21 +591,41 @@ impl WriteElement {
         });
         RowType { fields: fields.collect() }
     }
+}
 
-    /// Takes the value of an element apart. `ty` is [`WriteElement::row_type`].
-    pub(crate) fn decode<'a>(&self, value: &'a [u8], ty: &RowType) -> Result<WriteRecord<'a>, ElementError> {
-        match self {
-            WriteElement::KeyValue { key, value: of } => {
+impl ElementDecoder {
+    /// An error says what of a format is not understood.
+    pub(crate) fn new(element: WriteElement) -> Result<ElementDecoder, String> {
+        let rows = match &element {
+            WriteElement::KeyValue { .. } => Rows::None,
+            WriteElement::Row { .. } => Rows::Plain(element.row_type()),
+            WriteElement::Formatted { format, ty, .. } => Rows::Formatted(Box::new(RowCodec::new(format, ty)?)),
+        };
+        Ok(ElementDecoder { element, rows })
+    }
+
+    /// The row that the value of an element is.
+    pub(crate) fn row<'a>(&self, value: &'a [u8]) -> Result<&'a [u8], ElementError> {
+        match &self.element {
+            WriteElement::KeyValue { .. } => Ok(value),
+            WriteElement::Row { prefixed, .. } | WriteElement::Formatted { prefixed, .. } => row_at(value, *prefixed),
+        }
+    }
+
+    /// Takes the value of an element apart.
+    pub(crate) fn decode<'a>(&self, value: &'a [u8]) -> Result<WriteRecord<'a>, NoRecord> {
+        match (&self.element, &self.rows) {
+            (WriteElement::KeyValue { key, value: of }, _) => {
                 let Decoded { value: key, rest } = key.decode(value)?;
                 let Decoded { value, .. } = of.decode(rest)?;
                 Ok(WriteRecord { key, value, ..WriteRecord::default() })
             }
-            WriteElement::Json { prefixed, .. } => {
-                let (row, _) = ty.decode(row_at(value, *prefixed)?)?;
-                Ok(WriteRecord { value: Some(json::json_of(&row, ty).into()), ..WriteRecord::default() })
+            (_, Rows::Formatted(codec)) => {
+                let (row, _) = codec.row_type().decode(self.row(value)?)?;
+                Ok(WriteRecord { value: Some(codec.write(&row)?.into()), ..WriteRecord::default() })
             }
-            WriteElement::Row { prefixed, .. } => {
-                let (row, _) = ty.decode(row_at(value, *prefixed)?)?;
+            (_, Rows::Plain(ty)) => {
+                let (row, _) = ty.decode(self.row(value)?)?;
                 let mut record = WriteRecord::default();
                 for (field, value) in ty.fields.iter().zip(row) {
                     match (field.name.as_str(), value) {
@@ -525,6 +646,8 @@ impl WriteElement {
                 }
                 Ok(record)
             }
+            // No element of rows is made without them.
+            (_, Rows::None) => Err(ElementError::malformed("a row without a type".to_owned()).into()),
         }
     }
 }
@@ -566,7 +689,7 @@ mod tests {
 
     fn encoded(element: &ReadElement, record: &ReadRecord<'_>) -> Result<Vec<u8>, BadRecord> {
         let mut out = Vec::new();
-        element.encode(&mut out, record).map(|()| out)
+        ElementEncoder::new(element.clone()).unwrap().encode(&mut out, record).map(|()| out)
     }
 
     #[test]
@@ -628,7 +751,8 @@ mod tests {
         let field = |name: &str| RowField { name: name.to_owned(), nullable: true };
         let fields = vec![field("value"), field("headers"), field("partition"), field("topic"), field("timestamp")];
         let element = WriteElement::Row { prefixed: true, fields };
-        let ty = element.row_type();
+        let decoder = ElementDecoder::new(element).unwrap();
+        let Rows::Plain(ty) = &decoder.rows else { panic!("rows") };
         let header = Value::Row(vec![Value::Text("h".into()), Value::Bytes(b"x"[..].into())]);
         let row = [
             Value::Bytes(b"v"[..].into()),
@@ -638,10 +762,10 @@ mod tests {
             Value::Null,
         ];
         let mut bytes = Vec::new();
-        encode_row(&mut bytes, &ty, &row);
+        encode_row(&mut bytes, ty, &row);
         let mut value = Vec::new();
         put_bytes(&mut value, &bytes);
-        let record = element.decode(&value, &ty).unwrap();
+        let record = decoder.decode(&value).unwrap();
         let headers = Some(vec![HeaderView { key: "h".into(), value: Some(b"x") }]);
         let value = Some(b"v"[..].into());
         let expected =
@@ -674,11 +798,11 @@ mod tests {
         fn a_record_that_is_read_and_written_is_the_same((key_form, key) in case(), (value_form, value) in case(), cut: usize) {
             let element = ReadElement::KeyValue { key: key_form, value: value_form };
             let bytes = encoded(&element, &record(key.as_deref(), value.as_deref())).unwrap();
-            let element = WriteElement::KeyValue { key: key_form, value: value_form };
-            let written = element.decode(&bytes, &RowType::default()).unwrap();
+            let element = ElementDecoder::new(WriteElement::KeyValue { key: key_form, value: value_form }).unwrap();
+            let written = element.decode(&bytes).unwrap();
             prop_assert_eq!(written.key.as_deref(), key.as_deref());
             prop_assert_eq!(written.value.as_deref(), value.as_deref());
-            prop_assert!(element.decode(&bytes[..cut % bytes.len()], &RowType::default()).is_err());
+            prop_assert!(element.decode(&bytes[..cut % bytes.len()]).is_err());
         }
     }
 }

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The URN of the transform that reads. It has no input and one output, in the global window; its payload is a
-/// [`KafkaRead`].
+use super::format::{ProtoMessage, RowFormat};
+
+/// The URN of the transform that reads. It has no input and one output, in the global window, and perhaps one of errors;
+/// its payload is a [`KafkaRead`].
 pub const READ_URN: &str = "ferrobeam:transform:kafka_read:v1";
 
-/// The URN of the transform that writes. It has one input and one output, in which nothing is; its payload is a
-/// [`KafkaWrite`].
+/// The URN of the transform that writes. It has one input and one output, in which nothing is, and perhaps one of errors; its
+/// payload is a [`KafkaWrite`].
 pub const WRITE_URN: &str = "ferrobeam:transform:kafka_write:v1";
 
 /// The payload of [`READ_URN`].
@@ -25,6 +27,9 @@ pub struct KafkaRead {
     pub topic_pattern: Option<String>,
     /// What an element is.
     pub form: ReadForm,
+    /// The output that gets rows of [`super::read_error_schema`] for values that are not what `form` says, which fail the job
+    /// otherwise.
+    pub errors: Option<String>,
     /// A null key or value is read as empty bytes: for an SDK whose byte strings are never null.
     pub null_is_empty: bool,
     /// Start at the first record with this timestamp or a later one, in milliseconds. Without: where the group has committed,
@@ -71,8 +76,24 @@ pub enum ReadForm {
     Metadata,
     /// A row of one field, the value: [`super::payload_schema`].
     Payload(FieldType),
-    /// A row of what the value has, which is JSON, by this JSON schema: [`super::json_schema`].
+    /// A row of what the value has, which is JSON, by this JSON schema.
     Json(String),
+    /// A row of what the value has, which is an Avro datum, by this Avro schema.
+    Avro(String),
+    /// A row of what the value has, which is this message.
+    Proto(ProtoMessage),
+}
+
+impl ReadForm {
+    /// The format of values that are rows of more than one field.
+    pub fn row_format(&self) -> Option<RowFormat> {
+        match self {
+            ReadForm::Json(schema) => Some(RowFormat::Json(Some(schema.clone()))),
+            ReadForm::Avro(schema) => Some(RowFormat::Avro(Some(schema.clone()))),
+            ReadForm::Proto(message) => Some(RowFormat::Proto(message.clone())),
+            ReadForm::KeyValue { .. } | ReadForm::Metadata | ReadForm::Payload(_) => None,
+        }
+    }
 }
 
 impl Default for ReadForm {
@@ -134,6 +155,9 @@ pub struct KafkaWrite {
     pub topic: String,
     /// What an element is.
     pub form: WriteForm,
+    /// The output that gets rows of [`super::write_error_schema`] for rows that cannot be written as `form` says, which fail
+    /// the job otherwise.
+    pub errors: Option<String>,
 }
 
 /// What an element of a write is.
@@ -154,6 +178,22 @@ pub enum WriteForm {
     Payload(FieldType),
     /// A row, which is written as JSON.
     Json,
+    /// A row, which is written as an Avro datum: by this Avro schema, or by one that is made of the type of the rows.
+    Avro(Option<String>),
+    /// A row, which is written as this message.
+    Proto(ProtoMessage),
+}
+
+impl WriteForm {
+    /// The format of rows of more than one field.
+    pub fn row_format(&self) -> Option<RowFormat> {
+        match self {
+            WriteForm::Json => Some(RowFormat::Json(None)),
+            WriteForm::Avro(schema) => Some(RowFormat::Avro(schema.clone())),
+            WriteForm::Proto(message) => Some(RowFormat::Proto(message.clone())),
+            WriteForm::KeyValue { .. } | WriteForm::Headers | WriteForm::Payload(_) => None,
+        }
+    }
 }
 
 impl Default for WriteForm {

@@ -25,11 +25,12 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer, PurgeConfig};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
-use super::client::{Context, GIVE_UP, Warn};
+use super::client::{Context, GIVE_UP, Undelivered, Warn};
 use super::config;
 use super::reader::KafkaFailure;
 use super::writer::{TransactionTask, WriteError, WrittenForm, drain, for_owner, write};
 use crate::element::FrozenQueue;
+use crate::leaving::Leaving;
 
 /// How long one call of a producer may take before it is made again.
 const CALL: Duration = Duration::from_secs(10);
@@ -66,6 +67,8 @@ enum Fault {
     Fenced(String),
     /// It will not.
     Final(String),
+    /// The process is about to end.
+    Leaving,
 }
 
 /// A producer of transactions.
@@ -82,6 +85,7 @@ pub(crate) struct Transactions {
     committed: Instant,
     /// A request of this producer's last transaction may still be on its way.
     is_suspect: bool,
+    leaving: Leaving,
 }
 
 impl Transactions {
@@ -94,8 +98,8 @@ impl Transactions {
         let mut transactions = Transactions::open(&form, id, warn)?;
         match transactions.epoch {
             Some(known) if known > epoch => warn(format!(
-                "topic {}: Kafka has what this job wrote up to checkpoint {known}, and the job starts from checkpoint {epoch}: \
-                 what it wrote between the two is written again",
+                "topic {}: Kafka has what was written up to checkpoint {known}, and the job starts from checkpoint {epoch}: \
+                 what was written between the two is written again",
                 form.write.topic
             )),
             Some(_) => {}
@@ -131,9 +135,11 @@ impl Transactions {
             Some(own) => own,
             None => Transactions::open(form, id, warn)?,
         };
-        // From now on a group without an offset has lost it; and brokers forget it no earlier than that long after this start.
-        let known = transactions.epoch.unwrap_or(first_epoch);
-        transactions.write_all(known, &[])?;
+        // From now on a group without an offset has lost it; and brokers forget it no earlier than that long after this start. One that
+        // is beyond where the job starts is of a future that was given up, since somebody has set the storage back: the epochs of
+        // that are written by this job, anew.
+        let known = transactions.epoch.map_or(first_epoch, |known| known.min(first_epoch));
+        transactions.write_all(known, &[], |found| found == known)?;
         Ok(transactions)
     }
 
@@ -158,6 +164,7 @@ impl Transactions {
             epoch: None,
             committed: Instant::now(),
             is_suspect: false,
+            leaving: form.leaving.clone(),
         };
         let taken = transactions.take_id();
         transactions.until_it_works(Some(GIVE_UP), taken, |_| Ok(()))?;
@@ -172,14 +179,21 @@ impl Transactions {
         if records.iter().all(FrozenQueue::is_empty) && !is_due(self.committed.elapsed()) {
             return Ok(());
         }
-        self.write_all(epoch, records)
+        self.write_all(epoch, records, |found| found >= epoch)
     }
 
-    fn write_all(&mut self, epoch: u64, records: &[FrozenQueue]) -> Result<(), KafkaFailure> {
+    /// Writes the records of an epoch; `is_there` tells by the epoch that Kafka has whether they were.
+    fn write_all(
+        &mut self,
+        epoch: u64,
+        records: &[FrozenQueue],
+        is_there: impl Fn(u64) -> bool,
+    ) -> Result<(), KafkaFailure> {
+        let _open = self.leaving.open();
         let written = self.with_a_clean_producer().and_then(|()| self.transaction(epoch, records));
         // What was known before is no reason not to write: only what is learnt from Kafka after a fault is.
         self.until_it_works(None, written, |this| {
-            if this.epoch.is_some_and(|known| known >= epoch) { Ok(()) } else { this.transaction(epoch, records) }
+            if this.epoch.is_some_and(&is_there) { Ok(()) } else { this.transaction(epoch, records) }
         })?;
         self.epoch = Some(epoch);
         self.committed = Instant::now();
@@ -221,7 +235,12 @@ impl Transactions {
                     }
                     why
                 }
-                Err(Fault::Passing(why)) => why,
+                Err(Fault::Passing(why)) if !self.leaving.requested() => why,
+                Err(Fault::Passing(_) | Fault::Leaving) => {
+                    self.abort();
+                    let message = format!("topic {}: the process is about to end", self.form.write.topic);
+                    return Err(KafkaFailure { message, may_pass: true });
+                }
             };
             // Has it tell what goes wrong.
             self.producer.poll(PAUSE);
@@ -302,22 +321,28 @@ impl Transactions {
 
     fn transaction(&mut self, epoch: u64, records: &[FrozenQueue]) -> Result<(), Fault> {
         self.producer.begin_transaction().map_err(|error| fault(&error, "begin_transaction"))?;
-        let row = self.form.element.row_type();
         for input in records {
             let mut failed = None;
             let read = input.clone().read(|batch| {
-                write(&self.producer, &self.form, &row, &batch).map_err(|why| {
+                if self.leaving.requested() {
+                    return Err(std::io::Error::other("the process is about to end"));
+                }
+                write(&self.producer, &self.form, &batch).map_err(|why| {
                     failed = Some(why);
                     std::io::Error::other("the producer")
                 })
             });
             match (failed, read) {
                 (Some(why), _) => return Err(self.unwritten(&why)),
+                (None, Err(_)) if self.leaving.requested() => return Err(Fault::Leaving),
                 (None, Err(error)) => return Err(Fault::Final(format!("data kept on disk: {error}"))),
                 (None, Ok(())) => {}
             }
         }
-        drain(&self.producer).map_err(|why| self.unwritten(&why))?;
+        drain(&self.producer, || self.leaving.requested()).map_err(|why| self.unwritten(&why))?;
+        if self.leaving.requested() {
+            return Err(Fault::Leaving);
+        }
         let epoch = i64::try_from(epoch).map_err(|_| Fault::Final(format!("an epoch of {epoch}")))?;
         let offset = self.offset(Offset::Offset(epoch))?;
         let group = self.group.group_metadata().ok_or_else(|| Fault::Final("a group without metadata".to_owned()))?;
@@ -332,12 +357,44 @@ impl Transactions {
 
     /// What it means that records were not written: what the producer says of itself, if it does.
     fn unwritten(&self, error: &WriteError) -> Fault {
-        let why = error.to_string();
         match self.producer.client().fatal_error() {
-            Some((code, _)) if is_fenced(code) => Fault::Fenced(why),
-            _ if error.is_final() => Fault::Final(why),
-            _ => Fault::Passing(why),
+            Some((code, _)) if is_fenced(code) => return Fault::Fenced(error.to_string()),
+            _ if error.is_final() => return for_good(error),
+            _ => {}
         }
+        // After the first record that no broker took the others are thrown away, and no more are taken: what comes of those says no
+        // more than that.
+        self.producer.poll(PAUSE);
+        let first = self.producer.context().deliveries().failure.clone().map(WriteError::from);
+        if let Some(first) = first.filter(WriteError::is_final) {
+            return for_good(&first);
+        }
+        let why = error.to_string();
+        match self.why_not_committed() {
+            Some(told) => match WriteError::from(Undelivered::new(&self.form.write.topic, &told)) {
+                told if told.is_final() => for_good(&told),
+                _ => fault(&told, &why),
+            },
+            None => Fault::Passing(why),
+        }
+    }
+
+    /// Why librdkafka will not commit the transaction: it tells whoever asks for something that only a good one can have.
+    fn why_not_committed(&self) -> Option<KafkaError> {
+        let (offset, group) = (self.offset(Offset::Offset(0)).ok()?, self.group.group_metadata()?);
+        self.producer.send_offsets_to_transaction(&offset, &group, CALL).err()
+    }
+}
+
+/// Of records that will not be written however often they are sent.
+fn for_good(error: &WriteError) -> Fault {
+    let code = match error {
+        WriteError::Undelivered(undelivered) => undelivered.code,
+        WriteError::Malformed(_) | WriteError::Unwritable(_) => None,
+    };
+    match fault_of(code, error.to_string()) {
+        Fault::Passing(why) => Fault::Final(why),
+        other => other,
     }
 }
 
@@ -407,9 +464,12 @@ fn is_fenced(code: RDKafkaErrorCode) -> bool {
 }
 
 fn fault(error: &KafkaError, call: &str) -> Fault {
+    fault_of(error.rdkafka_error_code(), format!("{call}: {error}"))
+}
+
+fn fault_of(code: Option<RDKafkaErrorCode>, why: String) -> Fault {
     use RDKafkaErrorCode as Code;
-    let why = format!("{call}: {error}");
-    let Some(code) = error.rdkafka_error_code() else { return Fault::Passing(why) };
+    let Some(code) = code else { return Fault::Passing(why) };
     if is_fenced(code) {
         return Fault::Fenced(format!(
             "{why}: another producer has this id, or the transaction took longer than transaction.timeout.ms"
@@ -420,10 +480,14 @@ fn fault(error: &KafkaError, call: &str) -> Fault {
             "{why}: transaction.timeout.ms is more than the broker's transaction.max.timeout.ms; set it to less in the \
              producer's configuration"
         )),
-        Code::TransactionalIdAuthorizationFailed
-        | Code::ClusterAuthorizationFailed
-        | Code::TopicAuthorizationFailed
-        | Code::GroupAuthorizationFailed
+        Code::TransactionalIdAuthorizationFailed | Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed => {
+            Fault::Final(format!(
+                "{why}: to write exactly once a client needs the rights Write, Describe and Read on the topic (Read for the offset \
+                 that says which checkpoint was written), Write and Describe on its transactional.id, and Read and Describe on the group \
+                 of the same name"
+            ))
+        }
+        Code::ClusterAuthorizationFailed
         | Code::SaslAuthenticationFailed
         | Code::UnsupportedVersion
         | Code::UnsupportedFeature

@@ -12,11 +12,11 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use super::client::{Context, LEAVING, Undelivered, Warn};
 use super::config;
 use super::reader::KafkaFailure;
-use super::record::{WriteElement, WriteRecord};
+use super::record::{BadRecord, ElementDecoder, NoRecord, WriteElement, WriteRecord};
 use super::spec::KafkaWrite;
 use super::transactions::{Recovery, Transactions};
 use crate::element::{Batch, ElementCoder, ElementError, FrozenQueue};
-use crate::row::RowType;
+use crate::leaving::Leaving;
 
 /// Batches that may wait to be written.
 const BATCHES_WAITING: usize = 2;
@@ -41,9 +41,23 @@ pub(super) enum WriteError {
     /// What reached the writer is no record.
     #[error("an element that is to be written to Kafka does not match its coder: {0}")]
     Malformed(#[from] ElementError),
+    /// It is none in the format in which it is to be written.
+    #[error(
+        "an element cannot be written to Kafka in the format of its topic: {0}; with error_handling, it would go to an output of errors"
+    )]
+    Unwritable(BadRecord),
     /// Brokers did not take it.
     #[error(transparent)]
     Undelivered(#[from] Undelivered),
+}
+
+impl From<NoRecord> for WriteError {
+    fn from(why: NoRecord) -> WriteError {
+        match why {
+            NoRecord::Malformed(error) => WriteError::Malformed(error),
+            NoRecord::Bad(bad) => WriteError::Unwritable(bad),
+        }
+    }
 }
 
 impl WriteError {
@@ -51,7 +65,7 @@ impl WriteError {
     pub(super) fn is_final(&self) -> bool {
         use RDKafkaErrorCode as Code;
         match self {
-            WriteError::Malformed(_) => true,
+            WriteError::Malformed(_) | WriteError::Unwritable(_) => true,
             // Without a code it did not even come to a broker: the name of a topic is none.
             WriteError::Undelivered(undelivered) => undelivered.code.is_none_or(|code| {
                 matches!(
@@ -80,8 +94,22 @@ impl WriteError {
 #[derive(Clone)]
 pub(crate) struct WrittenForm {
     pub(crate) write: KafkaWrite,
-    pub(crate) element: WriteElement,
     pub(crate) coder: ElementCoder,
+    pub(crate) decoder: Arc<ElementDecoder>,
+    /// Whether the process is about to end.
+    pub(crate) leaving: Leaving,
+}
+
+impl WrittenForm {
+    /// An error says what of a format is not understood.
+    pub(crate) fn new(
+        write: KafkaWrite,
+        element: WriteElement,
+        coder: ElementCoder,
+        leaving: Leaving,
+    ) -> Result<WrittenForm, String> {
+        Ok(WrittenForm { write, coder, decoder: Arc::new(ElementDecoder::new(element)?), leaving })
+    }
 }
 
 /// See [`WriterTask::transactions`].
@@ -213,7 +241,6 @@ fn at_least_once(
     let producer: BaseProducer<Context> = configured
         .create_with_context(Context::new(Arc::clone(warn)))
         .map_err(|error| for_owner(&config::refused(error)))?;
-    let row = form.element.row_type();
     let mut told = 0;
     // Since when the first record waits.
     let mut first: Option<Instant> = None;
@@ -221,7 +248,7 @@ fn at_least_once(
         let wait = if producer.in_flight_count() > 0 { POLL } else { IDLE };
         match orders.recv_timeout(wait) {
             Ok(ToWriter::Write(batch)) => {
-                write(&producer, form, &row, &batch).map_err(|error| error.failure())?;
+                write(&producer, form, &batch).map_err(|error| error.failure())?;
                 // There is room for another.
                 wake();
             }
@@ -277,15 +304,10 @@ fn in_transactions(
 }
 
 /// Gives the records of a batch to a producer, and waits while it has too many.
-pub(super) fn write(
-    producer: &BaseProducer<Context>,
-    form: &WrittenForm,
-    row: &RowType,
-    batch: &Batch,
-) -> Result<(), WriteError> {
+pub(super) fn write(producer: &BaseProducer<Context>, form: &WrittenForm, batch: &Batch) -> Result<(), WriteError> {
     for element in batch.elements() {
         let view = form.coder.parse(element)?;
-        let record = form.element.decode(view.value, row)?;
+        let record = form.decoder.decode(view.value)?;
         send(producer, record.topic.as_deref().unwrap_or(&form.write.topic), &record)?;
     }
     Ok(())
@@ -308,7 +330,16 @@ fn send(producer: &BaseProducer<Context>, topic: &str, record: &WriteRecord<'_>)
     if let Some(partition) = record.partition {
         sent = sent.partition(partition);
     }
-    if let Some(timestamp) = record.timestamp {
+    if let Some(mut timestamp) = record.timestamp {
+        if timestamp == 0 {
+            // To librdkafka (2.12.1) it is no timestamp, and it takes the clock's.
+            timestamp = 1;
+            producer.context().tell("timestamp 0", || {
+                format!(
+                    "topic {topic}: a record with the timestamp 0 is written with 1, a millisecond later: librdkafka has no way to write 0"
+                )
+            });
+        }
         sent = sent.timestamp(timestamp);
     }
     loop {
@@ -326,13 +357,13 @@ fn send(producer: &BaseProducer<Context>, topic: &str, record: &WriteRecord<'_>)
     }
 }
 
-/// Waits until everything is acknowledged that a producer was given.
-pub(super) fn drain(producer: &BaseProducer<Context>) -> Result<(), WriteError> {
+/// Waits until everything is acknowledged that a producer was given, or nobody waits for it any more.
+pub(super) fn drain(producer: &BaseProducer<Context>, is_given_up: impl Fn() -> bool) -> Result<(), WriteError> {
     loop {
         if let Some(failure) = &producer.context().deliveries().failure {
             return Err(failure.clone().into());
         }
-        if producer.in_flight_count() == 0 {
+        if producer.in_flight_count() == 0 || is_given_up() {
             return Ok(());
         }
         producer.poll(POLL);

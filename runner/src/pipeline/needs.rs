@@ -123,6 +123,15 @@ impl Reader<'_> {
         }
     }
 
+    /// One output, and that of errors, where there is one.
+    fn outputs_with(&mut self, errors: Option<&str>) {
+        let Some(tag) = errors else { return self.one_output() };
+        let count = self.transform.outputs.len();
+        if count != 2 || !self.transform.outputs.contains_key(tag) {
+            self.complain(format!("has {count} outputs instead of two, of which \"{tag}\" is that of errors"));
+        }
+    }
+
     /// The coder of a collection, if all ids resolve; dangling ones are reported elsewhere.
     fn coder(&self, pcollection: Option<&PCollectionName>) -> Option<&pb::Coder> {
         let pcollection = self.components.pcollections.get(pcollection?.0.as_str())?;
@@ -204,7 +213,7 @@ impl Reader<'_> {
         if !self.transform.inputs.is_empty() {
             self.complain("reads from Kafka and yet has an input");
         }
-        self.one_output();
+        self.outputs_with(read.errors.as_deref());
         if self.gives_other_windows() {
             self.complain("reads from Kafka into the global window, but its output is windowed otherwise");
         }
@@ -233,7 +242,7 @@ impl Reader<'_> {
     fn kafka_write(&mut self) {
         let Some(write) = self.json::<KafkaWrite>() else { return };
         self.one_main_input();
-        self.one_output();
+        self.outputs_with(write.errors.as_deref());
         if write.topic.is_empty() {
             self.complain("writes to Kafka and names no topic");
         } else if !is_topic(&write.topic) {

@@ -13,7 +13,7 @@ use super::{
     ask_windows, bounds, kafka, keyed, map_entries, side_windows, test_stream, truncate,
 };
 use crate::element::WireCoder;
-use crate::pipeline::{CoderName, EnvironmentName, Kind, PCollectionName, Refusal, puts_lengths, windowing};
+use crate::pipeline::{CoderName, EnvironmentName, Kind, PCollectionName, Refusal, Transform, puts_lengths, windowing};
 use crate::windowing::{Merging, Windowing};
 
 /// A plan being put together.
@@ -159,15 +159,20 @@ impl Assembly<'_> {
                 Node::GroupByKey { name, input, output: self.collection(output()?), windowing, merge, bounded }
             }
             Kind::KafkaRead(read) => {
-                let from = output()?;
-                let element = kafka::read_element(self, &transform, &read, from)?;
-                Node::KafkaRead { name, read: *read, element, output: self.collection(from) }
+                let KafkaOutputs { main, errors } = kafka_outputs(&transform, read.errors.as_deref());
+                let to = main.ok_or_else(|| complaint("has no output"))?;
+                let element = kafka::read_element(self, &transform, &read, to)?;
+                let errors = errors.map(|errors| kafka::errors(self, &transform, errors, None)).transpose()?;
+                Node::KafkaRead { name, read: *read, element, output: self.collection(to), errors }
             }
             Kind::KafkaWrite(write) => {
                 let from = input()?;
+                let KafkaOutputs { main, errors } = kafka_outputs(&transform, write.errors.as_deref());
+                let to = main.ok_or_else(|| complaint("has no output"))?;
                 let element = kafka::write_element(self, &transform, &write, from)?;
+                let errors = errors.map(|errors| kafka::errors(self, &transform, errors, Some(from))).transpose()?;
                 let input = self.collection(from);
-                Node::KafkaWrite { name, write: *write, element, input, output: self.collection(output()?) }
+                Node::KafkaWrite { name, write: *write, element, input, output: self.collection(to), errors }
             }
             // They are in stages, or taken apart.
             Kind::CombinePerKey { .. } | Kind::Splittable { .. } | Kind::Sdk => {
@@ -354,6 +359,22 @@ impl Assembly<'_> {
         let window = self.draft.coders.wire_window(&CoderName(strategy.window_coder_id.clone()));
         windowing(&strategy, self.draft.coders.window_structure(&window))
     }
+}
+
+/// The outputs of Kafka's ends.
+struct KafkaOutputs<'a> {
+    main: Option<&'a PCollectionName>,
+    errors: Option<&'a PCollectionName>,
+}
+
+/// `errors`: the tag of that of errors.
+fn kafka_outputs<'a>(transform: &'a Transform, errors: Option<&str>) -> KafkaOutputs<'a> {
+    let mut outputs = KafkaOutputs { main: None, errors: None };
+    for (tag, output) in &transform.outputs {
+        let of = if Some(tag.as_str()) == errors { &mut outputs.errors } else { &mut outputs.main };
+        *of = Some(output);
+    }
+    outputs
 }
 
 /// Whether a transform of this kind gives groups that the runner made, and can send by reference.

@@ -4,11 +4,12 @@ use ferrobeam_proto::pipeline as pb;
 use ferrobeam_proto::urns::standard_coders as coder;
 use prost::Message;
 
+use super::KafkaErrors;
 use super::assemble::Assembly;
 use super::draft::Draft;
 use crate::kafka::{
-    FieldForm, FieldType, KafkaRead, KafkaWrite, ReadElement, ReadForm, RowField, WriteElement, WriteForm, has_json,
-    headers_schema, json_schema, metadata_schema, payload_schema,
+    ErrorElement, FieldForm, FieldType, KafkaRead, KafkaWrite, ReadElement, ReadForm, RowField, WriteElement,
+    WriteForm, headers_schema, metadata_schema, payload_schema, read_error_schema, write_error_schema,
 };
 use crate::pipeline::{CoderName, Kind, PCollectionName, Refusal, Transform};
 use crate::row::RowType;
@@ -32,6 +33,13 @@ pub(super) fn read_element(
     output: &PCollectionName,
 ) -> Result<ReadElement, Refusal> {
     let mut coders = Coders::of(assembly, transform, output);
+    if let Some(format) = read.form.row_format() {
+        let schema = format.schema().map_err(|what| {
+            coders.refusal(format!("reads {} from Kafka by a schema that is not understood: {what}", format.name()))
+        })?;
+        let ty = coders.row_of(&schema)?;
+        return Ok(ReadElement::Formatted { format, ty, prefixed: coders.is_prefixed() });
+    }
     match &read.form {
         ReadForm::KeyValue { key, value } => {
             let (key, value) = coders.key_value(*key, *value)?;
@@ -49,18 +57,38 @@ pub(super) fn read_element(
             coders.row_of(&metadata_schema())?;
             Ok(ReadElement::Metadata { prefixed: coders.is_prefixed() })
         }
-        ReadForm::Json(text) => {
-            let schema = json_schema(text).map_err(|what| {
-                coders.refusal(format!("reads JSON from Kafka by a schema that is not understood: {what}"))
-            })?;
-            let ty = coders.row_of(&schema)?;
-            Ok(ReadElement::Json { ty, prefixed: coders.is_prefixed() })
-        }
         ReadForm::Payload(ty) => {
             coders.row_of(&payload_schema(*ty))?;
             Ok(ReadElement::Payload { ty: *ty, prefixed: coders.is_prefixed() })
         }
+        // They have a format.
+        ReadForm::Json(_) | ReadForm::Avro(_) | ReadForm::Proto(_) => {
+            Err(coders.refusal("reads rows from Kafka without a format".to_owned()))
+        }
     }
+}
+
+/// Of what cannot be read, or of what cannot be written of the elements of `input`.
+pub(super) fn errors(
+    assembly: &mut Assembly<'_>,
+    transform: &Transform,
+    output: &PCollectionName,
+    input: Option<&PCollectionName>,
+) -> Result<KafkaErrors, Refusal> {
+    let schema = match input {
+        None => read_error_schema(),
+        Some(input) => {
+            let coders = Coders::of(assembly, transform, input);
+            let rows = coders.schema();
+            write_error_schema(&rows.ok_or_else(|| {
+                coders.refusal("gives rows that cannot be written to Kafka, but what it is given is none".to_owned())
+            })?)
+        }
+    };
+    let mut coders = Coders::of(assembly, transform, output);
+    coders.row_of(&schema)?;
+    let element = ErrorElement { prefixed: coders.is_prefixed() };
+    Ok(KafkaErrors { output: assembly.collection(output), element })
 }
 
 /// Of what a write takes.
@@ -71,15 +99,16 @@ pub(super) fn write_element(
     input: &PCollectionName,
 ) -> Result<WriteElement, Refusal> {
     let mut coders = Coders::of(assembly, transform, input);
+    if let Some(format) = write.form.row_format() {
+        let ty = coders.row()?;
+        let refused = |what| coders.refusal(format!("writes rows to Kafka as {}, but {what}", format.name()));
+        format.takes(&ty).map_err(refused)?;
+        return Ok(WriteElement::Formatted { format, prefixed: coders.is_prefixed(), ty });
+    }
     let (known, row) = match &write.form {
         WriteForm::KeyValue { key, value } => {
             let (key, value) = coders.key_value(*key, *value)?;
             return Ok(WriteElement::KeyValue { key, value });
-        }
-        WriteForm::Json => {
-            let ty = coders.row()?;
-            has_json(&ty).map_err(|what| coders.refusal(format!("writes rows to Kafka as JSON, but {what}")))?;
-            return Ok(WriteElement::Json { prefixed: coders.is_prefixed(), ty });
         }
         WriteForm::Headers => (headers_schema(), coders.row()?),
         WriteForm::Payload(ty) => {
@@ -90,6 +119,10 @@ pub(super) fn write_element(
                 field.name = row.fields.first().map_or_else(String::new, |field| field.name.clone());
             }
             (only, row)
+        }
+        // They have a format.
+        WriteForm::Json | WriteForm::Avro(_) | WriteForm::Proto(_) => {
+            return Err(coders.refusal("writes rows to Kafka without a format".to_owned()));
         }
     };
     let known = RowType::of(&known).map_err(|what| coders.refusal(what))?;

@@ -36,7 +36,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::element::WireCoder;
-use crate::kafka::{KafkaRead, KafkaWrite, ReadElement, WriteElement};
+use crate::kafka::{ErrorElement, KafkaRead, KafkaWrite, ReadElement, WriteElement};
 use crate::pipeline::{Pipeline, Refusal};
 use crate::time::Timestamp;
 use crate::windowing::{WindowCoder, Windowing};
@@ -161,6 +161,8 @@ pub enum Node {
         element: ReadElement,
         /// Where they go.
         output: CollectionId,
+        /// Where values go that are none.
+        errors: Option<KafkaErrors>,
     },
     /// Writes to Kafka.
     KafkaWrite {
@@ -174,9 +176,20 @@ pub enum Node {
         input: CollectionId,
         /// Nothing is in it.
         output: CollectionId,
+        /// Where elements go that are no records.
+        errors: Option<KafkaErrors>,
     },
     /// A fused stage run by an SDK harness.
     Stage(StageId),
+}
+
+/// An output of a Kafka source or sink for what cannot be read or written in its format.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KafkaErrors {
+    /// The collection.
+    pub output: CollectionId,
+    /// How its rows are encoded: in the collection's wire coder.
+    pub element: ErrorElement,
 }
 
 /// A fused chain of transforms that one harness runs as one bundle.

@@ -23,7 +23,7 @@ use super::super::{Job, JobFailure};
 use crate::checkpoint::{Frozen, PartHead, PartKind, Saver};
 use crate::executor::{Fault, Finalizer};
 use crate::kafka::reader::{FromReader, KafkaFailure, Reader, ReaderTask, Reading};
-use crate::kafka::{KafkaRead, PartitionPosition, ReadElement, SavedPositions};
+use crate::kafka::{ErrorElement, KafkaRead, PartitionPosition, ReadElement, SavedPositions};
 use crate::time::{self, Moment, Timestamp};
 
 /// How often offsets are committed to the group by a job without checkpoints, as Kafka's consumers do by default.
@@ -37,6 +37,14 @@ pub(crate) struct Source<'a> {
     pub(crate) name: &'a str,
     pub(crate) read: &'a KafkaRead,
     pub(crate) element: &'a ReadElement,
+    /// Of its output of errors, if it has one.
+    pub(crate) errors: Option<ErrorElement>,
+}
+
+/// The outputs of a source.
+pub(crate) struct SourceEdges<'scope> {
+    pub(crate) records: Edge<'scope>,
+    pub(crate) errors: Option<Edge<'scope>>,
 }
 
 /// Builds the source on one worker. `epochs` says which epoch it is, where there are some.
@@ -46,13 +54,15 @@ pub(crate) fn build<'scope>(
     source: Source<'_>,
     epochs: Option<Edge<'scope>>,
     links: Links,
-) -> Edge<'scope> {
+) -> SourceEdges<'scope> {
     let Links { flow, reporter, saver } = links;
     let mut builder = OperatorBuilder::new(source.name.to_owned(), scope);
     // It carries no data.
     let _epochs = epochs.map(|epochs| builder.new_input(epochs, Pipeline));
     let has_epochs = _epochs.is_some();
-    let (output, stream) = Output::new(&mut builder);
+    let (output, of_records) = Output::new(&mut builder);
+    let errors = source.errors.map(|_| Output::new(&mut builder));
+    let (error_output, errors) = errors.unzip();
     let address = builder.operator_info().address;
     let wake = || scope.worker().sync_activator_for(address.to_vec());
     let (waker, on_drain) = (wake(), wake());
@@ -67,6 +77,7 @@ pub(crate) fn build<'scope>(
     let task = ReaderTask {
         read: source.read.clone(),
         element: source.element.clone(),
+        errors: source.errors,
         worker: scope.index(),
         workers: scope.peers(),
         // A source that the checkpoint does not have is new.
@@ -101,8 +112,9 @@ pub(crate) fn build<'scope>(
         committed: Instant::now(),
         epoch: saver.first_epoch(),
         watermark: i64::MIN,
-        capability: None,
+        capabilities: Vec::new(),
         output,
+        error_output,
         flow: flow.waking(wake()),
         activator: scope.activator_for(Rc::clone(&address)),
         saver,
@@ -113,8 +125,8 @@ pub(crate) fn build<'scope>(
         Ok(reader) => operator.reader = Some(reader),
         Err(error) => operator.fail(Fault::Runner, format!("its thread cannot be started: {error}")),
     }
-    builder.build_reschedule(move |mut capabilities| {
-        operator.capability = capabilities.pop();
+    builder.build_reschedule(move |capabilities| {
+        operator.capabilities = capabilities;
         move |frontiers| {
             let reached = if has_epochs { time::epoch(frontiers[0].frontier()) } else { None };
             reached.into_iter().for_each(|reached| operator.step(reached));
@@ -123,10 +135,10 @@ pub(crate) fn build<'scope>(
             if !had_looked {
                 reached.into_iter().for_each(|reached| operator.step(reached));
             }
-            operator.capability.is_some()
+            !operator.capabilities.is_empty()
         }
     });
-    stream
+    SourceEdges { records: of_records, errors }
 }
 
 struct ReadOperator {
@@ -144,9 +156,10 @@ struct ReadOperator {
     committed: Instant,
     epoch: u64,
     watermark: i64,
-    /// Until nothing more will come.
-    capability: Option<Capability<Moment>>,
+    /// Of records, and of errors, until nothing more will come.
+    capabilities: Vec<Capability<Moment>>,
     output: Output,
+    error_output: Option<Output>,
     flow: Flow,
     activator: Activator,
     saver: Saver,
@@ -191,7 +204,7 @@ impl ReadOperator {
     }
 
     fn visit(&mut self) {
-        if self.failed || self.capability.is_none() {
+        if self.failed || self.capabilities.is_empty() {
             // After a failure it stays where it is: nothing downstream may take silence for the end of input.
             return;
         }
@@ -238,17 +251,20 @@ impl ReadOperator {
 
     /// Gives its length.
     fn send(&mut self, reading: Reading) -> usize {
-        let Reading { batch, moved, watermark } = reading;
+        let Reading { batch, errors, moved, watermark } = reading;
         for moved in moved {
             if let Some(partition) = self.positions.partitions.get_mut(moved.index) {
                 partition.offset = moved.offset;
                 partition.watermark = moved.watermark;
             }
         }
-        self.positions.records += batch.len() as u64;
-        let length = batch.data().len();
-        if let Some(capability) = &self.capability {
+        self.positions.records += (batch.len() + errors.len()) as u64;
+        let length = batch.data().len() + errors.data().len();
+        if let Some(capability) = self.capabilities.first() {
             self.output.give(capability, batch);
+        }
+        if let (Some(capability), Some(output)) = (self.capabilities.get(1), &mut self.error_output) {
+            output.give(capability, errors);
         }
         self.watermark = self.watermark.max(watermark.min(Timestamp::MAX.0));
         length
@@ -262,12 +278,12 @@ impl ReadOperator {
             drop(told);
             reader.stop();
         }
-        self.capability = None;
+        self.capabilities.clear();
     }
 
     fn hold(&mut self) {
         let moment = Moment { epoch: self.epoch, watermark: self.watermark };
-        if let Some(capability) = self.capability.as_mut().filter(|capability| *capability.time() != moment) {
+        for capability in self.capabilities.iter_mut().filter(|capability| *capability.time() != moment) {
             capability.downgrade(&moment);
         }
     }

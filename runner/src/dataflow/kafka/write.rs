@@ -33,11 +33,12 @@ use super::super::run::Reporter;
 use super::super::{Job, JobFailure};
 use super::read::fault;
 use crate::checkpoint::{Frozen, PartHead, PartKind, SavedSink, Saver};
-use crate::element::{Batch, ElementCoder, SpillQueue};
+use crate::element::{Batch, BatchBuilder, ElementCoder, ElementError, SpillQueue};
 use crate::executor::Fault;
+use crate::kafka::record::{NoRecord, encode_write_error};
 use crate::kafka::transactions::Recovery;
 use crate::kafka::writer::{FromWriter, ToWriter, TransactionTask, Writer, WriterTask, WrittenForm};
-use crate::kafka::{KafkaWrite, WriteElement};
+use crate::kafka::{ErrorElement, KafkaWrite, WriteElement, transactional_prefix};
 use crate::memory::Budget;
 use crate::time::{self, Moment};
 
@@ -50,7 +51,16 @@ pub(crate) struct Sink<'a> {
     pub(crate) name: &'a str,
     pub(crate) write: &'a KafkaWrite,
     pub(crate) element: &'a WriteElement,
+    /// Of its output of errors, if it has one.
+    pub(crate) errors: Option<ErrorElement>,
     pub(crate) coder: ElementCoder,
+}
+
+/// The outputs of a sink.
+pub(crate) struct SinkEdges<'scope> {
+    /// Carries nothing.
+    pub(crate) written: Edge<'scope>,
+    pub(crate) errors: Option<Edge<'scope>>,
 }
 
 /// What was saved is read by who writes this form.
@@ -58,18 +68,19 @@ pub(crate) fn form(coder: &ElementCoder) -> String {
     format!("{}, in {}", coder.value, coder.window)
 }
 
-/// Builds the sink on one worker; its output carries no data.
+/// Builds the sink on one worker.
 pub(crate) fn build<'scope>(
     scope: Scope<'scope, Moment>,
     job: &Job,
     sink: Sink<'_>,
     input: Edge<'scope>,
     links: Links,
-) -> Edge<'scope> {
+) -> SinkEdges<'scope> {
     let Links { flow, reporter, saver } = links;
     let mut builder = OperatorBuilder::new(sink.name.to_owned(), scope);
     let mut input = builder.new_input(input, Pipeline);
-    let (_output, stream) = Output::new(&mut builder);
+    let (_output, written) = Output::new(&mut builder);
+    let (mut error_output, errors) = sink.errors.map(|_| Output::new(&mut builder)).unzip();
     let address = builder.operator_info().address;
     let wake = || scope.worker().sync_activator_for(address.to_vec());
     let (on_told, on_change) = (wake(), wake());
@@ -100,9 +111,14 @@ pub(crate) fn build<'scope>(
         reporter,
         failed: false,
     };
-    let form = WrittenForm { write: sink.write.clone(), element: sink.element.clone(), coder: sink.coder };
-    match operator.recoveries() {
-        Ok(recoveries) => {
+    // Where nothing can be bad, nothing is looked through.
+    let errors_of = sink.errors.filter(|_| sink.element.may_be_bad());
+    let form = WrittenForm::new(sink.write.clone(), sink.element.clone(), sink.coder, job.leaving.clone());
+    let mut checks = None;
+    match form.map(|form| (form, operator.recoveries())) {
+        Err(what) => operator.fail(Fault::Owner, format!("its format is not understood: {what}")),
+        Ok((form, Ok(recoveries))) => {
+            checks = errors_of.map(|errors| BadElements { errors, form: form.clone() });
             let first_epoch = operator.epoch;
             let transactions = exactly_once.then_some(TransactionTask { id, first_epoch });
             let observer = Arc::clone(&job.observer);
@@ -115,31 +131,88 @@ pub(crate) fn build<'scope>(
                 Err(error) => operator.fail(Fault::Runner, format!("its thread cannot be started: {error}")),
             }
         }
-        Err(error) => operator.check(Err::<(), _>(error)),
+        Ok((_, Err(error))) => operator.check(Err::<(), _>(error)),
     }
     builder.build_reschedule(move |capabilities| {
-        operator.capabilities = capabilities.into_iter().fold(CapabilitySet::new(), |mut set, capability| {
-            set.insert(capability);
-            set
-        });
+        // What goes to the output of errors goes as it comes, so that nothing but the input holds that back.
+        operator.capabilities = capabilities.into_iter().take(1).collect();
         move |frontiers| {
             input.for_each(|capability, batch| {
+                let mut batch = std::mem::take(batch);
+                if let (Some(checks), Some(output)) = (&checks, &mut error_output) {
+                    match checks.take_out(batch) {
+                        Ok(Checked { good, errors }) => {
+                            output.forward(&capability, errors);
+                            batch = good;
+                        }
+                        Err(error) => {
+                            operator.fail(Fault::Runner, format!("an element does not match its coder: {error}"));
+                            return;
+                        }
+                    }
+                }
                 if let Some(moment) = moment(capability.stamp()) {
-                    operator.enqueue(moment, std::mem::take(batch));
+                    operator.enqueue(moment, batch);
                 }
             });
             operator.visit(frontiers[0].frontier())
         }
     });
-    stream
+    SinkEdges { written, errors }
 }
 
 /// The id of the transactions of a sink on one worker. It is that of no other job: the epochs of two have nothing to do with
 /// each other.
 fn transactional_id(job: &Job, sink: &Sink<'_>, worker: usize) -> String {
-    let prefix = sink.write.producer_config.get("transactional.id").map_or("ferrobeam", String::as_str);
+    let prefix = transactional_prefix(&sink.write.producer_config);
+    let prefix = prefix.as_deref().unwrap_or("ferrobeam");
     let transform = xxhash_rust::xxh3::xxh3_64(sink.name.as_bytes());
     format!("{prefix}-{}-{transform:016x}-{worker}", job.settings.job)
+}
+
+/// Finds the elements that cannot be written in their format, before they are saved: what is saved can be written.
+struct BadElements {
+    errors: ErrorElement,
+    form: WrittenForm,
+}
+
+/// A batch, taken apart.
+struct Checked {
+    good: Batch,
+    /// Rows of [`crate::kafka::write_error_schema`].
+    errors: Batch,
+}
+
+impl BadElements {
+    fn take_out(&self, batch: Batch) -> Result<Checked, ElementError> {
+        let (coder, decoder) = (&self.form.coder, &self.form.decoder);
+        let (mut good, mut errors) = (BatchBuilder::new(), BatchBuilder::new());
+        for (at, element) in batch.elements().enumerate() {
+            let view = coder.parse(element)?;
+            match decoder.decode(view.value) {
+                Err(NoRecord::Malformed(error)) => return Err(error),
+                Ok(_) if errors.is_empty() => {}
+                Ok(_) => good.push(element, view.timestamp),
+                Err(NoRecord::Bad(bad)) => {
+                    if errors.is_empty() {
+                        // Those before it, which nobody has copied.
+                        for element in batch.elements().take(at) {
+                            good.push(element, coder.parse(element)?.timestamp);
+                        }
+                    }
+                    let row = decoder.row(view.value)?;
+                    errors.push_with(view.timestamp, |out| {
+                        out.extend_from_slice(&element[..element.len() - view.value.len()]);
+                        encode_write_error(out, self.errors.prefixed, row, &bad);
+                    });
+                }
+            }
+        }
+        if errors.is_empty() {
+            return Ok(Checked { good: batch, errors: Batch::default() });
+        }
+        Ok(Checked { good: good.finish(), errors: errors.finish() })
+    }
 }
 
 struct WriteOperator {

@@ -251,6 +251,7 @@ fn run_with(workers: usize, fails: u64) {
         },
         drain: Drain::default(),
         checkpoints: crate::checkpoint::Checkpoints::none(),
+        leaving: Default::default(),
         test_events: Arc::new(crate::dataflow::proof::NoService),
     };
     run(job, Topology::single(workers)).unwrap();

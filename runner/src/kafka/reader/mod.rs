@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::client::{LEAVING, Warn};
 use super::position::{PartitionPosition, SavedPositions};
-use super::record::ReadElement;
+use super::record::{ErrorElement, ReadElement};
 use super::spec::KafkaRead;
 use crate::element::Batch;
 use thread::ReaderThread;
@@ -28,6 +28,8 @@ const BATCHES_WAITING: usize = 4;
 pub(crate) struct ReaderTask {
     pub(crate) read: KafkaRead,
     pub(crate) element: ReadElement,
+    /// Values that are no elements are given, too.
+    pub(crate) errors: Option<ErrorElement>,
     /// Which worker of how many it is.
     pub(crate) worker: usize,
     pub(crate) workers: usize,
@@ -74,6 +76,8 @@ pub(crate) struct KafkaFailure {
 #[derive(Debug)]
 pub(crate) struct Reading {
     pub(crate) batch: Batch,
+    /// Rows of values that are none.
+    pub(crate) errors: Batch,
     pub(crate) moved: Vec<Moved>,
     /// What no later element of any partition is expected to be before.
     pub(crate) watermark: i64,

@@ -19,7 +19,7 @@ use super::super::config;
 use super::super::native;
 use super::super::partitions::{self, PartitionName, Partitions};
 use super::super::position::{PartitionPosition, owner};
-use super::super::record::{ReadRecord, TimestampType};
+use super::super::record::{BadRecord, ElementEncoder, ReadRecord, TimestampType, encode_read_error};
 use super::super::spec::TimestampPolicy;
 use super::super::timestamps::PartitionTime;
 use super::begin::made_anew;
@@ -86,7 +86,10 @@ pub(super) struct ReaderThread {
     pub(super) ids: BTreeMap<String, String>,
     /// Numbers of partitions in whose queues something may be.
     pub(super) ready: (Sender<usize>, Receiver<usize>),
+    pub(super) encoder: ElementEncoder,
     pub(super) batch: BatchBuilder,
+    /// Rows of values that are no elements, where those are wanted.
+    pub(super) errors: BatchBuilder,
     /// Records that may still be read.
     pub(super) left: Option<u64>,
     pub(super) deadline: Option<Instant>,
@@ -117,6 +120,7 @@ impl ReaderThread {
             Some(pattern) => Some(whole(pattern).map_err(|error| failed(format!("the topic pattern: {error}")))?),
             None => None,
         };
+        let encoder = ElementEncoder::new(task.element.clone()).map_err(failed)?;
         let (read_before, millis_before) = (task.records_before(), task.millis_before());
         let time_left = |time: u64| Duration::from_millis(time.saturating_sub(millis_before));
         Ok(ReaderThread {
@@ -133,7 +137,9 @@ impl ReaderThread {
             known: BTreeSet::new(),
             ids: BTreeMap::new(),
             ready: crossbeam_channel::unbounded(),
+            encoder,
             batch: BatchBuilder::new(),
+            errors: BatchBuilder::new(),
             looked: Instant::now(),
             asked: Instant::now(),
             waits: None,
@@ -173,7 +179,7 @@ impl ReaderThread {
                 self.tick()?;
             }
             let is_over = self.is_over();
-            let is_enough = ticks || self.ready.1.is_empty() || self.batch.bytes() >= BATCH_BYTES;
+            let is_enough = ticks || self.ready.1.is_empty() || self.bytes() >= BATCH_BYTES;
             if (is_over || is_enough) && !self.hand_on() {
                 return self.leave();
             }
@@ -241,8 +247,8 @@ impl ReaderThread {
                 return;
             }
             idle.retain(|index| self.assigned[*index].at_end);
-            let names = idle.iter().map(|index| &self.assigned[*index].name);
-            let Some(ends) = self.partitions().ends_now(names) else { return };
+            // With what an open transaction has written: that is read when it is committed, and as old as it is now.
+            let ends = self.partitions().ends_now(idle.iter().map(|index| &self.assigned[*index].name));
             idle.retain(|index| {
                 let Assigned { name, offset, .. } = &self.assigned[*index];
                 ends.get(name).is_some_and(|end| offset >= end)
@@ -318,7 +324,7 @@ impl ReaderThread {
         self.assigned[index].is_ready.said.store(false, Ordering::Release);
         let mut more = true;
         for _ in 0..TURN {
-            if self.assigned[index].ended || self.left == Some(0) || self.batch.bytes() >= BATCH_BYTES {
+            if self.assigned[index].ended || self.left == Some(0) || self.bytes() >= BATCH_BYTES {
                 break;
             }
             match queue.poll(Duration::ZERO) {
@@ -360,17 +366,22 @@ impl ReaderThread {
             timestamp_type,
             key: message.key(),
             value: message.payload(),
-            headers: if self.task.element.wants_headers() { native::headers(message) } else { Vec::new() },
+            headers: if self.encoder.wants_headers() { native::headers(message) } else { Vec::new() },
         };
         let at = partition.time.of_record(timestamp, now());
-        let element = &self.task.element;
+        let encoder = &self.encoder;
         let encoded = self.batch.try_push_with(at, |out| {
             encode_windowed_header(out, at, &[b""], PANE_NO_FIRING);
-            element.encode(out, &record)
+            encoder.encode(out, &record)
         });
-        encoded.map_err(|bad| {
-            Trouble::Failed(format!("the record at offset {} of {}: {bad}", message.offset(), partition.name))
-        })?;
+        if let Err(bad) = encoded {
+            let bad = BadRecord(format!("the record at offset {} of {}: {bad}", message.offset(), partition.name));
+            let Some(errors) = self.task.errors else { return Err(Trouble::Failed(bad.to_string())) };
+            self.errors.push_with(at, |out| {
+                encode_windowed_header(out, at, &[b""], PANE_NO_FIRING);
+                encode_read_error(out, errors.prefixed, record.value, &bad);
+            });
+        }
         partition.offset = message.offset() + 1;
         partition.moved = true;
         partition.ended = partition.stop.is_some_and(|stop| partition.offset >= stop);
@@ -423,6 +434,11 @@ impl ReaderThread {
         self.consumer.seek(&name.topic, name.partition, Offset::Offset(offset), LEAVING).map_err(failed)
     }
 
+    /// What waits to be handed on.
+    fn bytes(&self) -> usize {
+        self.batch.bytes() + self.errors.bytes()
+    }
+
     /// Hands on what there is. False: nobody takes it any more.
     fn hand_on(&mut self) -> bool {
         let moved: Vec<Moved> = (0..)
@@ -434,13 +450,18 @@ impl ReaderThread {
             })
             .collect();
         let alone = self.assigned.iter().all(|partition| partition.ended);
-        if moved.is_empty() && self.batch.is_empty() && !alone {
+        if moved.is_empty() && self.bytes() == 0 && !alone {
             return true;
         }
         // Who has no partition holds nothing up: one that comes later is behind the clock, as idle ones are.
         let least = self.assigned.iter().filter(|partition| !partition.ended).map(|it| it.time.watermark()).min();
         let watermark = least.unwrap_or_else(now);
-        self.tell.say(FromReader::Read(Reading { batch: self.batch.finish(), moved, watermark }))
+        self.tell.say(FromReader::Read(Reading {
+            batch: self.batch.finish(),
+            errors: self.errors.finish(),
+            moved,
+            watermark,
+        }))
     }
 
     fn is_over(&self) -> bool {

@@ -3,51 +3,35 @@
 //! As Beam's `JsonUtils` has it: `string`, `integer` (INT64), `number` (DOUBLE), `boolean`, `array` and `object` (a row); a
 //! property that is not required is nullable.
 
+use chrono::{DateTime, SecondsFormat};
 use ferrobeam_proto::pipeline as pb;
-use ferrobeam_proto::pipeline::field_type::TypeInfo;
+use num_bigint::BigInt;
 use serde_json::Value as Json;
 
-use super::record::BadRecord;
-use crate::row::{RowType, Shape, Value, ValueType};
-
-/// Levels of schemas within schemas.
-const MAX_DEPTH: usize = 24;
+use super::{MAX_DEPTH, absent, misfit, named_schema};
+use crate::kafka::record::BadRecord;
+use crate::row::{Decimal, FieldDef, RowType, Shape, Value, ValueType};
 
 /// The schema of the rows that a JSON schema describes. An error says what of it is not understood.
-pub fn json_schema(text: &str) -> Result<pb::Schema, String> {
+pub(super) fn schema(text: &str) -> Result<pb::Schema, String> {
     let json: Json = serde_json::from_str(text).map_err(|error| format!("it is no JSON: {error}"))?;
-    let mut schema = object_schema(&json, "the schema", MAX_DEPTH)?;
-    schema.id = id_of(text);
-    Ok(schema)
+    Ok(named_schema(object(&json, "the schema", MAX_DEPTH)?, text.as_bytes()))
 }
 
-/// An SDK keeps one type for each id, so it is made from what it is the id of.
-fn id_of(text: &str) -> String {
-    let hash = xxhash_rust::xxh3::xxh3_128(text.as_bytes());
-    let hex = format!("{hash:032x}");
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
-fn object_schema(json: &Json, what: &str, depth: usize) -> Result<pb::Schema, String> {
+fn object(json: &Json, what: &str, depth: usize) -> Result<RowType, String> {
     let properties = json.get("properties").and_then(Json::as_object);
     let properties = properties.ok_or_else(|| format!("{what} is no object with \"properties\""))?;
     let required: Vec<&str> =
         json.get("required").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str).collect();
-    let fields = (0..).zip(properties).map(|(index, (name, property))| {
-        let mut ty = field_type(property, &format!("property \"{name}\""), depth)?;
+    let fields = properties.iter().map(|(name, property)| {
+        let mut ty = value_type(property, &format!("property \"{name}\""), depth)?;
         ty.nullable |= !required.contains(&name.as_str());
-        Ok(pb::Field {
-            name: name.clone(),
-            r#type: Some(ty),
-            id: index,
-            encoding_position: index,
-            ..Default::default()
-        })
+        Ok(FieldDef { name: name.clone(), ty })
     });
-    Ok(pb::Schema { fields: fields.collect::<Result<_, String>>()?, ..Default::default() })
+    Ok(RowType { fields: fields.collect::<Result<_, String>>()? })
 }
 
-fn field_type(json: &Json, what: &str, depth: usize) -> Result<pb::FieldType, String> {
+fn value_type(json: &Json, what: &str, depth: usize) -> Result<ValueType, String> {
     let depth = depth.checked_sub(1).ok_or_else(|| format!("{what} is nested too deeply"))?;
     let named = match json.get("type") {
         Some(Json::String(name)) => vec![name.as_str()],
@@ -59,21 +43,19 @@ fn field_type(json: &Json, what: &str, depth: usize) -> Result<pb::FieldType, St
     let (Some(name), None) = (others.next(), others.next()) else {
         return Err(format!("{what} has no single \"type\""));
     };
-    let atomic = |atomic: pb::AtomicType| TypeInfo::AtomicType(atomic.into());
-    let type_info = match *name {
-        "string" => atomic(pb::AtomicType::String),
-        "integer" => atomic(pb::AtomicType::Int64),
-        "number" => atomic(pb::AtomicType::Double),
-        "boolean" => atomic(pb::AtomicType::Boolean),
+    let shape = match *name {
+        "string" => Shape::Text,
+        "integer" => Shape::Int64,
+        "number" => Shape::Double,
+        "boolean" => Shape::Boolean,
         "array" => {
             let items = json.get("items").ok_or_else(|| format!("{what} is an array without \"items\""))?;
-            let element = field_type(items, &format!("the items of {what}"), depth)?;
-            TypeInfo::ArrayType(Box::new(pb::ArrayType { element_type: Some(Box::new(element)) }))
+            Shape::Array(Box::new(value_type(items, &format!("the items of {what}"), depth)?))
         }
-        "object" => TypeInfo::RowType(pb::RowType { schema: Some(object_schema(json, what, depth)?) }),
+        "object" => Shape::Row(object(json, what, depth)?),
         other => return Err(format!("{what} is of the type \"{other}\", which is not known here")),
     };
-    Ok(pb::FieldType { nullable, type_info: Some(type_info) })
+    Ok(ValueType { nullable, shape })
 }
 
 /// The row of a record's value.
@@ -93,7 +75,7 @@ fn row(json: &Json, ty: &RowType, what: &str) -> Result<Vec<Value<'static>>, Bad
 fn value(json: Option<&Json>, ty: &ValueType, name: &str) -> Result<Value<'static>, BadRecord> {
     let json = match json {
         None | Some(Json::Null) if ty.nullable => return Ok(Value::Null),
-        None | Some(Json::Null) => return Err(BadRecord(format!("its field \"{name}\" is required and is not there"))),
+        None | Some(Json::Null) => return Err(absent(name)),
         Some(json) => json,
     };
     let found = match &ty.shape {
@@ -110,9 +92,9 @@ fn value(json: Option<&Json>, ty: &ValueType, name: &str) -> Result<Value<'stati
         },
         Shape::Row(of) => Some(Value::Row(row(json, of, &format!("its field \"{name}\""))?)),
         // No JSON schema gives them.
-        Shape::Bytes | Shape::Map(..) => None,
+        Shape::Bytes | Shape::Instant | Shape::Decimal | Shape::Map(..) => None,
     };
-    found.ok_or_else(|| BadRecord(format!("its field \"{name}\" is not what the schema says")))
+    found.ok_or_else(|| misfit(name))
 }
 
 /// A row as JSON, its fields in their order.
@@ -141,6 +123,12 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
 
 fn put(out: &mut Vec<u8>, value: &Value<'_>, shape: &Shape) {
     match (value, shape) {
+        // As Java writes it.
+        (Value::Int(millis), Shape::Instant) => match DateTime::from_timestamp_millis(*millis) {
+            Some(at) => put_text(out, &at.to_rfc3339_opts(SecondsFormat::Millis, true)),
+            None => out.extend_from_slice(millis.to_string().as_bytes()),
+        },
+        (Value::Decimal(decimal), _) => out.extend_from_slice(number_of(decimal).as_bytes()),
         (Value::Int(number), _) => out.extend_from_slice(number.to_string().as_bytes()),
         // What is no number in JSON is null.
         (Value::Double(number), _) => out.extend_from_slice(Json::from(*number).to_string().as_bytes()),
@@ -180,8 +168,23 @@ fn put(out: &mut Vec<u8>, value: &Value<'_>, shape: &Shape) {
     }
 }
 
+/// A decimal as a number of JSON, with an exponent where it would be long without.
+fn number_of(decimal: &Decimal<'_>) -> String {
+    let number = BigInt::from_signed_bytes_be(&decimal.unscaled);
+    let (sign, digits) = (if number < BigInt::ZERO { "-" } else { "" }, number.magnitude().to_string());
+    match usize::try_from(decimal.scale) {
+        Ok(0) => format!("{sign}{digits}"),
+        Ok(scale) if scale <= 32 => {
+            let digits = format!("{digits:0>width$}", width = scale + 1);
+            let (whole, fraction) = digits.split_at(digits.len() - scale);
+            format!("{sign}{whole}.{fraction}")
+        }
+        _ => format!("{sign}{digits}E{}", -i64::from(decimal.scale)),
+    }
+}
+
 /// Whether rows of this type can be written so: bytes have no form in JSON that everybody agrees on.
-pub(crate) fn has_json(ty: &RowType) -> Result<(), String> {
+pub(super) fn takes(ty: &RowType) -> Result<(), String> {
     fn check(shape: &Shape, name: &str) -> Result<(), String> {
         match shape {
             Shape::Bytes => Err(format!("field \"{name}\" is bytes, for which JSON has no form")),
@@ -190,7 +193,7 @@ pub(crate) fn has_json(ty: &RowType) -> Result<(), String> {
                 Shape::Text | Shape::Int16 | Shape::Int32 | Shape::Int64 => check(&value.shape, name),
                 _ => Err(format!("field \"{name}\" is a map whose keys are no text")),
             },
-            Shape::Row(ty) => has_json(ty),
+            Shape::Row(ty) => takes(ty),
             Shape::Byte
             | Shape::Int16
             | Shape::Int32
@@ -198,6 +201,8 @@ pub(crate) fn has_json(ty: &RowType) -> Result<(), String> {
             | Shape::Float
             | Shape::Double
             | Shape::Text
+            | Shape::Instant
+            | Shape::Decimal
             | Shape::Boolean => Ok(()),
         }
     }
@@ -215,7 +220,7 @@ mod tests {
 
     #[test]
     fn what_is_read_is_written_again() {
-        let ty = RowType::of(&json_schema(SCHEMA).unwrap()).unwrap();
+        let ty = RowType::of(&schema(SCHEMA).unwrap()).unwrap();
         for text in [
             r#"{"id":1,"name":"a\"b","of":{"good":true},"price":0.5,"tags":["x",""]}"#,
             r#"{"id":-7,"name":null,"of":null,"price":null,"tags":[]}"#,
@@ -229,8 +234,27 @@ mod tests {
     }
 
     #[test]
+    fn instants_and_decimals_are_as_java_writes_them() {
+        let field = |name: &str, shape| FieldDef { name: name.to_owned(), ty: ValueType { nullable: false, shape } };
+        let ty = RowType { fields: vec![field("at", Shape::Instant), field("of", Shape::Decimal)] };
+        let decimal = |unscaled: i64, scale| {
+            let unscaled = BigInt::from(unscaled).to_signed_bytes_be();
+            Value::Decimal(Decimal { unscaled: unscaled.into(), scale })
+        };
+        for (millis, of, text) in [
+            (0, decimal(-125, 1), r#"{"at":"1970-01-01T00:00:00.000Z","of":-12.5}"#),
+            (-1, decimal(5, 3), r#"{"at":"1969-12-31T23:59:59.999Z","of":0.005}"#),
+            (1_000, decimal(7, 0), r#"{"at":"1970-01-01T00:00:01.000Z","of":7}"#),
+            (1_000, decimal(7, i32::MAX), r#"{"at":"1970-01-01T00:00:01.000Z","of":7E-2147483647}"#),
+            (1_000, decimal(-7, i32::MIN), r#"{"at":"1970-01-01T00:00:01.000Z","of":-7E2147483648}"#),
+        ] {
+            assert_eq!(String::from_utf8(json_of(&[Value::Int(millis), of], &ty)).unwrap(), text);
+        }
+    }
+
+    #[test]
     fn what_does_not_fit_is_named_and_not_shown() {
-        let ty = RowType::of(&json_schema(SCHEMA).unwrap()).unwrap();
+        let ty = RowType::of(&schema(SCHEMA).unwrap()).unwrap();
         for (text, said) in [
             ("{\"id\": secret}", "its value is no JSON, at line 1, column 8"),
             ("[1]", "its value is no JSON object"),
@@ -241,7 +265,7 @@ mod tests {
         ] {
             assert_eq!(row_of(text.as_bytes(), &ty).unwrap_err().to_string(), said);
         }
-        for (schema, said) in [
+        for (text, said) in [
             ("{", "it is no JSON"),
             ("{}", "the schema is no object with \"properties\""),
             (
@@ -250,7 +274,7 @@ mod tests {
             ),
             (r#"{"properties": {"a": {"oneOf": []}}}"#, "property \"a\" has no single \"type\""),
         ] {
-            assert!(json_schema(schema).unwrap_err().starts_with(said), "{schema}");
+            assert!(schema(text).unwrap_err().starts_with(said), "{text}");
         }
     }
 }
