@@ -276,6 +276,30 @@ class SinkFaults(FaultTest):
     self.service.start()
     self.service.wait()
     self.assertIn('cannot be known: the group %s' % group, self.fails(job))
+    # Its owner has looked: they are not there.
+    path = self.service.storage.as_uri() + '/' + job.result._job_id  # pylint: disable=protected-access
+    self.start(self.copy, '--parallelism=1', '--savepoint_path=%s' % path, '--ferrobeam_kafka_in_doubt=WRITE')
+    self.written(10)
+    self.check()
+
+  def test_epoch_that_the_broker_forgot_though_it_was_written(self):
+    """Its owner has looked: the records are there."""
+    self.topics()
+    del SEEN[:]
+    copy = lambda pipeline: pipeline | self.read() | beam.Map(see).with_output_types(tuple[bytes, bytes]) | self.write()
+    job = self.start(copy, '--parallelism=1', '--checkpointing_interval=3600000')
+    self.send(10)
+    service.wait_for('all records', lambda: len(SEEN) == 10)
+    path = self.stop_with_savepoint(job)
+    self.broker.read(self.sink, 10)
+    group, = self.transactional_ids()
+    self.broker.delete_group(group)
+    job = self.start(copy, '--parallelism=1', '--savepoint_path=%s' % path)
+    self.assertIn('cannot be known: the group %s' % group, self.fails(job))
+    self.start(copy, '--parallelism=1', '--savepoint_path=%s' % path, '--ferrobeam_kafka_in_doubt=WRITTEN')
+    self.send(10)
+    found = sorted(int(record.value) for record in self.broker.read(self.sink, self.sent))
+    self.assertEqual(found, list(range(self.sent)))
 
   def test_idle_job_writes_nothing(self):
     """Not even transactions of nothing."""

@@ -108,6 +108,13 @@ pub const CATALOGUE: &[OptionEntry] = &[
         "AT_LEAST_ONCE: Kafka sinks write as records come, and some again after a failure; EXACTLY_ONCE: in transactions, one a \
          checkpoint. State is exactly once with both",
     ),
+    entry(
+        "ferrobeam_kafka_in_doubt",
+        Text("FAIL"),
+        Honoured,
+        "Records of the checkpoint that the job starts from, where Kafka has forgotten whether they were written: FAIL, \
+         WRITTEN (they were) or WRITE (again, if they were)",
+    ),
     entry("checkpoint_timeout_millis", Integer(-1), Honoured, "Milliseconds a checkpoint may take"),
     entry("min_pause_between_checkpoints", Integer(-1), Honoured, "Milliseconds between checkpoints"),
     entry("num_concurrent_checkpoints", Integer(1), Honoured, "Checkpoints under way at a time"),

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::num::{NonZeroU64, NonZeroUsize};
 
+use ferrobeam_runner::kafka::KafkaInDoubt;
+
 use super::{Reader, StartFrom};
 
 /// Between two checkpoints of a job that starts from one, and says nothing of its own.
@@ -32,6 +34,8 @@ pub struct CheckpointOptions {
     pub allow_non_restored_state: bool,
     /// Kafka sinks write records as they come, and some again after a failure: `checkpointing_mode` `AT_LEAST_ONCE`.
     pub at_least_once: bool,
+    /// What Kafka sinks do with records of which it is not known whether they were written.
+    pub kafka_in_doubt: KafkaInDoubt,
     /// They stay when the job fails, for a later one to start from.
     pub externalized: bool,
     /// They stay when the job is cancelled.
@@ -55,6 +59,7 @@ impl CheckpointOptions {
             start_from: None,
             allow_non_restored_state: false,
             at_least_once: false,
+            kafka_in_doubt: KafkaInDoubt::Fail,
             externalized: false,
             retained_on_cancellation: false,
             renamed: BTreeMap::new(),
@@ -75,6 +80,11 @@ impl CheckpointOptions {
         options.allow_non_restored_state = reader.flag("allow_non_restored_state").unwrap_or(false);
         let mode = reader.one_of("checkpointing_mode", &["EXACTLY_ONCE", "AT_LEAST_ONCE"]);
         options.at_least_once = mode == Some("AT_LEAST_ONCE");
+        options.kafka_in_doubt = match reader.one_of("ferrobeam_kafka_in_doubt", &["FAIL", "WRITTEN", "WRITE"]) {
+            Some("WRITTEN") => KafkaInDoubt::Written,
+            Some("WRITE") => KafkaInDoubt::Write,
+            _ => KafkaInDoubt::Fail,
+        };
         options.timeout = positive(reader, "checkpoint_timeout_millis");
         options.min_pause = positive(reader, "min_pause_between_checkpoints").map(NonZeroU64::get);
         options.concurrent = positive(reader, "num_concurrent_checkpoints");
@@ -119,6 +129,7 @@ mod tests {
             ("num_concurrent_checkpoints", "3"),
             ("fail_on_checkpointing_errors", "false"),
             ("checkpointing_mode", "AT_LEAST_ONCE"),
+            ("ferrobeam_kafka_in_doubt", "WRITTEN"),
             ("ferrobeam_retained_checkpoints", "5"),
             ("transform_name_mapping", "{\"a/b\": \"c\"}"),
         ];
@@ -132,6 +143,7 @@ mod tests {
             start_from: None,
             allow_non_restored_state: false,
             at_least_once: true,
+            kafka_in_doubt: KafkaInDoubt::Written,
             externalized: false,
             retained_on_cancellation: false,
             renamed: [("a/b".to_owned(), "c".to_owned())].into(),

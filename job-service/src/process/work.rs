@@ -9,6 +9,7 @@ use std::time::Duration;
 use ferrobeam_harness_bridge::{Bridge, BridgeConfig, BridgeError, TestStreamServices};
 use ferrobeam_runner::dataflow::{self, Drain, Job, JobFailure, Settings, Topology};
 use ferrobeam_runner::executor::Fault;
+use ferrobeam_runner::kafka::KafkaInDoubt;
 use ferrobeam_runner::leaving::Leaving;
 use ferrobeam_runner::memory::Budget;
 use ferrobeam_runner::plan::Plan;
@@ -396,6 +397,11 @@ fn settings(deployment: &v1::Deployment) -> Settings {
         settings.retry_delay = Duration::from_millis(limits.retry_delay_millis);
     }
     settings.allow_non_restored_state = deployment.checkpoints.as_ref().is_some_and(|it| it.allow_non_restored_state);
+    settings.kafka_in_doubt = match deployment.checkpoints.as_ref().map(v1::Checkpoints::kafka_in_doubt) {
+        Some(v1::KafkaInDoubt::Written) => KafkaInDoubt::Written,
+        Some(v1::KafkaInDoubt::Write) => KafkaInDoubt::Write,
+        Some(v1::KafkaInDoubt::Unspecified) | None => KafkaInDoubt::Fail,
+    };
     settings.kafka_exactly_once = !deployment.checkpoints.as_ref().is_some_and(|it| it.kafka_at_least_once);
     settings.job.clone_from(&deployment.job_id);
     if limits.max_bundle_millis > 0 {

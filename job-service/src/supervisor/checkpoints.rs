@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use ferrobeam_runner::kafka::KafkaInDoubt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -113,6 +114,7 @@ pub(super) struct Checkpoints {
     start_from: Option<StartFrom>,
     allow_non_restored_state: bool,
     kafka_at_least_once: bool,
+    kafka_in_doubt: v1::KafkaInDoubt,
     renamed: BTreeMap<String, String>,
     /// As the options say.
     externalized: bool,
@@ -195,6 +197,11 @@ impl Checkpoints {
             start_from: asked.start_from.clone(),
             allow_non_restored_state: asked.allow_non_restored_state,
             kafka_at_least_once: asked.at_least_once,
+            kafka_in_doubt: match asked.kafka_in_doubt {
+                KafkaInDoubt::Fail => v1::KafkaInDoubt::Unspecified,
+                KafkaInDoubt::Written => v1::KafkaInDoubt::Written,
+                KafkaInDoubt::Write => v1::KafkaInDoubt::Write,
+            },
             renamed: asked.renamed.clone(),
             externalized: asked.externalized,
             retained_on_cancellation: asked.retained_on_cancellation,
@@ -227,6 +234,7 @@ impl Checkpoints {
             restore_storage_url: self.restore_url.clone(),
             allow_non_restored_state: self.allow_non_restored_state,
             kafka_at_least_once: self.kafka_at_least_once,
+            kafka_in_doubt: self.kafka_in_doubt.into(),
             renamed_transforms: self.renamed.clone(),
         }
     }

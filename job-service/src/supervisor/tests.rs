@@ -430,6 +430,7 @@ async fn a_job_goes_on_from_the_last_checkpoint_whose_manifest_is_written() {
         restore_storage_url: String::new(),
         allow_non_restored_state: false,
         kafka_at_least_once: false,
+        kafka_in_doubt: v1::KafkaInDoubt::Unspecified.into(),
         renamed_transforms: [].into(),
     };
     assert_eq!(deployment.checkpoints, Some(expected.clone()));

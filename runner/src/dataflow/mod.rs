@@ -61,6 +61,7 @@ use std::time::Duration;
 
 use crate::checkpoint::Checkpoints;
 use crate::executor::{Fault, StageExecutor};
+use crate::kafka::KafkaInDoubt;
 use crate::leaving::Leaving;
 use crate::memory::Budget;
 use crate::metrics::Metric;
@@ -127,6 +128,8 @@ pub struct Settings {
     pub job: String,
     /// Kafka sinks of a job with checkpoints write in transactions.
     pub kafka_exactly_once: bool,
+    /// What a Kafka sink does with records of which nobody knows whether they were written.
+    pub kafka_in_doubt: KafkaInDoubt,
 }
 
 impl Default for Settings {
@@ -142,6 +145,7 @@ impl Default for Settings {
             allow_non_restored_state: false,
             job: "job".to_owned(),
             kafka_exactly_once: true,
+            kafka_in_doubt: KafkaInDoubt::default(),
         }
     }
 }

@@ -28,4 +28,6 @@ pub use record::{
     ErrorElement, FieldForm, ReadElement, RowField, WriteElement, headers_schema, metadata_schema, payload_schema,
     read_error_schema, write_error_schema,
 };
-pub use spec::{FieldType, KafkaRead, KafkaWrite, READ_URN, ReadForm, TimestampPolicy, WRITE_URN, WriteForm};
+pub use spec::{
+    FieldType, KafkaInDoubt, KafkaRead, KafkaWrite, READ_URN, ReadForm, TimestampPolicy, WRITE_URN, WriteForm,
+};

@@ -144,6 +144,19 @@ pub enum TimestampPolicy {
     LogAppendTime,
 }
 
+/// What becomes of the records of a checkpoint that a job starts from, where Kafka has forgotten the offset that says whether they were
+/// written. Only the job's owner can know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KafkaInDoubt {
+    /// The job fails, and says so.
+    #[default]
+    Fail,
+    /// They were.
+    Written,
+    /// They are written; again, if they were.
+    Write,
+}
+
 /// The payload of [`WRITE_URN`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

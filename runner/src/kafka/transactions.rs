@@ -28,6 +28,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use super::client::{Context, GIVE_UP, Undelivered, Warn};
 use super::config;
 use super::reader::KafkaFailure;
+use super::spec::KafkaInDoubt;
 use super::writer::{TransactionTask, WriteError, WrittenForm, drain, for_owner, write};
 use crate::element::FrozenQueue;
 use crate::leaving::Leaving;
@@ -91,7 +92,12 @@ pub(crate) struct Transactions {
 impl Transactions {
     /// Settles what an earlier attempt left: what of it Kafka lacks is written. Its id is this producer's now, so that whoever
     /// had it before writes no more.
-    pub(super) fn settle(form: &WrittenForm, recovery: Recovery, warn: &Warn) -> Result<Transactions, KafkaFailure> {
+    pub(super) fn settle(
+        form: &WrittenForm,
+        recovery: Recovery,
+        in_doubt: KafkaInDoubt,
+        warn: &Warn,
+    ) -> Result<Transactions, KafkaFailure> {
         let Recovery { id, topic, epoch, records } = recovery;
         let mut form = form.clone();
         form.write.topic = topic;
@@ -105,12 +111,17 @@ impl Transactions {
             Some(_) => {}
             // There was nothing to be written.
             None if records.iter().all(FrozenQueue::is_empty) => {}
+            None if in_doubt == KafkaInDoubt::Write => {}
+            None if in_doubt == KafkaInDoubt::Written => {
+                transactions.write_all(epoch, &[], |found| found >= epoch)?;
+            }
             None => {
                 return Err(for_owner(&format!(
                     "whether the records of checkpoint {epoch} are in topic {} cannot be known: the group {}, whose offset \
                      said so, has none any more. Brokers forget it after offsets.retention.minutes (7 days unless set) without \
-                     the job, or somebody has deleted it. Compare the end of the topic with what the job wrote last, then \
-                     set an offset of that group for partition 0 of the topic: {epoch} if the records are there, 0 if not",
+                     the job, or somebody has deleted it. Compare the end of the topic with what the job is to have written last, and \
+                     start from the checkpoint with the option ferrobeam_kafka_in_doubt: WRITTEN if the records are there, WRITE if \
+                     they are not, or if some may be there twice",
                     form.write.topic, transactions.id
                 )));
             }

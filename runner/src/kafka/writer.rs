@@ -13,7 +13,7 @@ use super::client::{Context, LEAVING, Undelivered, Warn};
 use super::config;
 use super::reader::KafkaFailure;
 use super::record::{BadRecord, ElementDecoder, NoRecord, WriteElement, WriteRecord};
-use super::spec::KafkaWrite;
+use super::spec::{KafkaInDoubt, KafkaWrite};
 use super::transactions::{Recovery, Transactions};
 use crate::element::{Batch, ElementCoder, ElementError, FrozenQueue};
 use crate::leaving::Leaving;
@@ -31,6 +31,8 @@ pub(crate) struct WriterTask {
     pub(crate) form: WrittenForm,
     /// What an earlier attempt may have left: it is settled first.
     pub(crate) recoveries: Vec<Recovery>,
+    /// What becomes of it where Kafka does not know it any more.
+    pub(crate) in_doubt: KafkaInDoubt,
     /// Exactly once. None: at least once.
     pub(crate) transactions: Option<TransactionTask>,
 }
@@ -169,10 +171,10 @@ impl Writer {
                 let _ = tell.send(what);
                 wake();
             };
-            let WriterTask { form, recoveries, transactions } = task;
+            let WriterTask { form, recoveries, in_doubt, transactions } = task;
             let mut own = None;
             let settled = recoveries.into_iter().try_for_each(|left| {
-                let settled = Transactions::settle(&form, left, &warn)?;
+                let settled = Transactions::settle(&form, left, in_doubt, &warn)?;
                 if transactions.as_ref().is_some_and(|task| settled.is(&task.id, &form.write.topic)) {
                     own = Some(settled);
                 }

@@ -119,11 +119,11 @@ pub(crate) fn build<'scope>(
         Err(what) => operator.fail(Fault::Owner, format!("its format is not understood: {what}")),
         Ok((form, Ok(recoveries))) => {
             checks = errors_of.map(|errors| BadElements { errors, form: form.clone() });
-            let first_epoch = operator.epoch;
+            let (first_epoch, in_doubt) = (operator.epoch, job.settings.kafka_in_doubt);
             let transactions = exactly_once.then_some(TransactionTask { id, first_epoch });
             let observer = Arc::clone(&job.observer);
             let warn = Arc::new(move |message| observer.warning(message));
-            let started = Writer::start(WriterTask { form, recoveries, transactions }, warn, move || {
+            let started = Writer::start(WriterTask { form, recoveries, in_doubt, transactions }, warn, move || {
                 let _ = on_told.activate();
             });
             match started {
