@@ -119,9 +119,12 @@ pipeline:
         language: python
         fields:
           words: {callable: "lambda row: row.failed_row.decode() + ': ' + row.error_message", output_type: string}
+    - type: Flatten
+      name: All
+      input: Words
     - type: WriteToKafka
       name: Errors
-      input: Words
+      input: All
       config: {topic: OTHER, format: STRING, bootstrap_servers: BOOTSTRAP}
 '''
 

@@ -293,6 +293,8 @@ pipeline:
         max_read_time_seconds: 3
     - type: Filter
       config: {language: python, keep: "id >= 5"}
+    # Of which Java has its own, for what stands beside Java's Kafka.
+    - type: LogForTesting
     - type: MapToFields
       config: {language: python, fields: {doubled: {expression: "2 * id", output_type: integer}, name: name}}
     - type: WriteToKafka

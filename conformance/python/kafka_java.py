@@ -4,11 +4,20 @@ writes exactly once refuses every portable runner.) See `kafka_test.py`.
 Nothing of it is the runner's: the harness reads and writes, and the runner's part are checkpoints of what it says.
 """
 import collections
+import functools
+import io
+import json
 import os
 import subprocess
 import time
 import unittest
 
+import apache_beam as beam
+from apache_beam.transforms.external import SchemaAwareExternalTransform
+import fastavro
+import grpc
+
+import broker
 import service
 from kafka_test import KafkaTest
 
@@ -59,6 +68,65 @@ class Java(KafkaTest):
     sent = self.numbers(600, keys=7)
     self.feed(sent, pieces=12, between=self.kill)
     self.check(sent)
+
+
+@functools.cache
+def java_expansion():
+  """The address of the Java SDK's own expansion service, which lives as long as this process."""
+  port = broker.lasting_port()
+  command = ['java', '-Xmx512m', '-cp', os.environ['JAVA_CLASS_PATH'], 'org.apache.beam.sdk.expansion.service.ExpansionService', str(port)]
+  service.started(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+  address = 'localhost:%d' % port
+  grpc.channel_ready_future(grpc.insecure_channel(address)).result(service.LIMIT)
+  return address
+
+
+class JavaExpanded(KafkaTest):
+  """Schema transforms that Java has taken apart. They say what was asked of them, so the runner does it: here is no container."""
+
+  def transform(self, name, **config):
+    return SchemaAwareExternalTransform(
+        identifier='beam:schematransform:org.apache.beam:%s:v1' % name, expansion_service=java_expansion(),
+        rearrange_based_on_discovery=True, bootstrap_servers=self.broker.bootstrap, **config)
+
+  def expanded_read(self, **config):
+    return 'read' >> self.transform(
+        'kafka_read', topic=self.source, auto_offset_reset_config='earliest', max_read_time_seconds=3, **config)
+
+  def copy_expanded(self, pipeline):
+    rows = beam.Map(lambda row: beam.Row(payload=bytes(row.payload + b'!')))
+    return pipeline | self.expanded_read(format='RAW') | rows | 'write' >> self.transform('kafka_write', topic=self.sink, format='RAW')
+
+  def test_schema_transforms_are_done_by_the_runner(self):
+    self.topics()
+    self.broker.produce(self.source, [(b'k', b'%d' % at) for at in range(5)])
+    self.run_bounded(self.copy_expanded)
+    self.assertEqual([record.value for record in self.broker.read(self.sink, 5)], [b'%d!' % at for at in range(5)])
+
+  def test_errors_have_their_output(self):
+    schema = {'type': 'record', 'name': 'Order', 'fields': [{'name': 'id', 'type': 'long'}, {'name': 'name', 'type': ['null', 'string']}]}
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, fastavro.parse_schema(schema), {'id': 1, 'name': 'n'})
+    self.topics()
+    self.broker.produce(self.source, [(b'k', out.getvalue()), (b'k', b'none')])
+
+    def build(pipeline):
+      found = pipeline | self.expanded_read(format='AVRO', schema=json.dumps(schema), error_handling={'output': 'bad'})
+      good = found['output'] | beam.Map(lambda row: (b'good', b'%d %s' % (row.id, row.name.encode())))
+      bad = found['bad'] | beam.Map(lambda row: (b'bad', row.failed_row))
+      pairs = beam.Map(lambda pair: pair).with_output_types(tuple[bytes, bytes])
+      _ = (good, bad) | beam.Flatten() | pairs | self.write()
+
+    self.run_bounded(build)
+    found = [(record.key, record.value) for record in self.broker.read(self.sink, 2)]
+    self.assertEqual(sorted(found), [(b'bad', b'none'), (b'good', b'1 n')])
+
+  def test_they_can_be_left_to_the_sdk(self):
+    """Which would run them in a container."""
+    self.topics()
+    with self.assertRaises(Exception) as raised:
+      self.run_bounded(self.copy_expanded, '--ferrobeam_kafka_by_sdk')
+    self.assertIn('docker', str(raised.exception).lower())
 
 
 if __name__ == '__main__':

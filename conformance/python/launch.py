@@ -73,11 +73,11 @@ with beam.Pipeline(options=PipelineOptions(sys.argv[3:])) as p:
 class Endless:
   """A pipeline without an end under `ferrobeam run`, with a process group of its own, as a shell gives it."""
 
-  def __init__(self, test, mode, in_process=False):
+  def __init__(self, test, mode, in_process=False, flags=(), options=()):
     folder = tempfile.TemporaryDirectory()
     test.addCleanup(folder.cleanup)
     self.test, self.folder = test, pathlib.Path(folder.name)
-    command = [os.environ['FERROBEAM'], 'run', '--', sys.executable, '-c', ENDLESS, str(self.folder / 'numbers'), mode]
+    command = [os.environ['FERROBEAM'], 'run', *flags, '--', sys.executable, '-c', ENDLESS, str(self.folder / 'numbers'), mode, *options]
     if in_process:
       command += service.process_environment(self.folder, first='echo $$ >> "%s"' % (self.folder / 'harnesses'))
     self.output = self.folder / 'output'
@@ -121,7 +121,7 @@ class Endless:
   def ask(self, command, *flags):
     """`ferrobeam drain` or `ferrobeam cancel`, as far as it takes to end."""
     endpoint, job = self.how_to_drain()
-    ended = subprocess.run([os.environ['FERROBEAM'], command, '--endpoint', endpoint, job], stdin=subprocess.DEVNULL,
+    ended = subprocess.run([os.environ['FERROBEAM'], command, *flags, '--endpoint', endpoint, job], stdin=subprocess.DEVNULL,
                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=60)
     self.test.assertEqual(ended.returncode, 0, ended.stdout)
     return ended.stdout
@@ -201,6 +201,26 @@ class Launch(unittest.TestCase):
     self.assertIn('is DRAINED', output)
     [truncated] = (run.folder / 'numbers.truncated').read_text().splitlines()
     self.assertEqual(run.numbers(), list(range(int(truncated.split()[0]) + 3)))
+
+  def saved(self, *flags):
+    """What `ferrobeam savepoint --stop` says of a job of `ferrobeam run`, and the manifest that it names."""
+    run = Endless(self, 'counting', flags=flags, options=['--streaming', '--checkpointing_interval=200'])
+    run.wait_for('a number', lambda: len(run.numbers()) > 50)
+    said = run.ask('savepoint', '--stop')
+    run.ended()
+    return said, pathlib.Path(re.search('file://(.*)', said).group(1))
+
+  def test_savepoint_that_outlives_the_command(self):
+    folder = tempfile.TemporaryDirectory()
+    self.addCleanup(folder.cleanup)
+    said, manifest = self.saved('--checkpoint-storage', 'file://' + folder.name)
+    self.assertNotIn('temporary', said)
+    self.assertTrue(manifest.exists(), manifest)
+
+  def test_savepoint_that_goes_with_the_command_is_told(self):
+    said, manifest = self.saved()
+    self.assertIn('temporary folder of the service, which goes with that', said)
+    self.assertFalse(manifest.exists(), manifest)
 
   def test_cancel_ends_a_bundle_that_never_returns(self):
     run = Endless(self, 'stuck')

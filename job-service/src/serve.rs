@@ -256,6 +256,7 @@ impl Service {
         let store = Store::open(store_dir)?;
 
         let mut supervised = config.supervisor.clone();
+        let is_temporary = supervised.checkpoints.is_none() && config.checkpoint_storage.is_none();
         if supervised.checkpoints.is_none() {
             let url = match &config.checkpoint_storage {
                 Some(url) => url.clone(),
@@ -285,7 +286,7 @@ impl Service {
         let api =
             JobApi::new(Arc::clone(&jobs), Arc::clone(&supervisor), host_port(&advertised, artifact_address.port()));
         let staging = StagingService::new(Arc::clone(&jobs), store.clone());
-        let savepoints = SavepointService::new(Arc::clone(&supervisor), Arc::clone(&jobs));
+        let savepoints = SavepointService::new(Arc::clone(&supervisor), Arc::clone(&jobs), is_temporary);
         let control = ControlService::new(Arc::clone(&supervisor), config.join_token.clone());
         let routes = Routes::new(JobServiceServer::new(api).max_decoding_message_size(usize::MAX))
             .add_service(ArtifactStagingServiceServer::new(staging).max_decoding_message_size(usize::MAX))

@@ -21,6 +21,10 @@ const MAX_DEPTH: usize = 32;
 
 /// `schema.proto`, `LogicalTypes.Enum.MILLIS_INSTANT`.
 pub(crate) const MILLIS_INSTANT: &str = "beam:logical_type:millis_instant:v1";
+/// `schema.proto`, `LogicalTypes.Enum.MICROS_INSTANT`: Python's timestamps.
+const MICROS_INSTANT: &str = "beam:logical_type:micros_instant:v1";
+/// `schema.proto`, `LogicalTypes.Enum.DATE`.
+const DATE: &str = "beam:logical_type:date:v1";
 /// `schema.proto`, `LogicalTypes.Enum.DECIMAL`.
 pub(crate) const DECIMAL: &str = "beam:logical_type:decimal:v1";
 
@@ -56,6 +60,10 @@ pub enum Shape {
     Bytes,
     /// Milliseconds of Unix time: eight bytes, big endian, with the sign turned over, so that they sort as they are.
     Instant,
+    /// Microseconds of Unix time: a row of seconds (INT64) and of microseconds of a second (INT32).
+    MicrosInstant,
+    /// Days of Unix time: a varint of 64 bits.
+    Date,
     /// A decimal number: its scale as a varint, and its unscaled value behind its length, in two's complement, big endian.
     Decimal,
     /// Values of one type; iterables too.
@@ -87,7 +95,7 @@ pub struct FieldDef {
 pub enum Value<'a> {
     /// None.
     Null,
-    /// A whole number of any size, or milliseconds.
+    /// A whole number of any size, or milliseconds, microseconds or days.
     Int(i64),
     /// A float or a double.
     Double(f64),
@@ -114,6 +122,29 @@ pub struct Decimal<'a> {
     pub unscaled: Cow<'a, [u8]>,
     /// How many digits stand behind the point.
     pub scale: i32,
+}
+
+impl Shape {
+    /// Its name, for users.
+    pub fn called(&self) -> &'static str {
+        match self {
+            Shape::Byte => "BYTE",
+            Shape::Int16 => "INT16",
+            Shape::Int32 => "INT32",
+            Shape::Int64 => "INT64",
+            Shape::Float => "FLOAT",
+            Shape::Double => "DOUBLE",
+            Shape::Text => "STRING",
+            Shape::Boolean => "BOOLEAN",
+            Shape::Bytes => "BYTES",
+            Shape::Instant | Shape::MicrosInstant => "TIMESTAMP",
+            Shape::Date => "DATE",
+            Shape::Decimal => "DECIMAL",
+            Shape::Array(_) => "ARRAY",
+            Shape::Map(..) => "MAP",
+            Shape::Row(_) => "ROW",
+        }
+    }
 }
 
 impl RowType {
@@ -172,6 +203,8 @@ fn value_type(ty: &pb::FieldType, depth: usize) -> Option<ValueType> {
             // What represents these two is encoded otherwise than it says: as Java encodes an instant and a decimal.
             MILLIS_INSTANT => Shape::Instant,
             DECIMAL => Shape::Decimal,
+            MICROS_INSTANT => Shape::MicrosInstant,
+            DATE => Shape::Date,
             // It is encoded as what represents it.
             _ => {
                 let represented = value_type(logical.representation.as_deref()?, depth)?;
@@ -180,6 +213,12 @@ fn value_type(ty: &pb::FieldType, depth: usize) -> Option<ValueType> {
         },
     };
     Some(ValueType { nullable: ty.nullable, shape })
+}
+
+/// What a [`Shape::MicrosInstant`] is encoded as.
+fn seconds_and_micros() -> RowType {
+    let field = |name: &str, shape| FieldDef { name: name.to_owned(), ty: ValueType { nullable: false, shape } };
+    RowType { fields: vec![field("seconds", Shape::Int64), field("micros", Shape::Int32)] }
 }
 
 struct Reader<'a> {
@@ -257,7 +296,15 @@ impl<'a> Reader<'a> {
             Shape::Int16 => Value::Int(i16::from_be_bytes(self.array()?).into()),
             // A negative one has five bytes from Java, and ten from others.
             Shape::Int32 => Value::Int((self.varint()? as i32).into()),
-            Shape::Int64 => Value::Int(self.varint()? as i64),
+            Shape::Int64 | Shape::Date => Value::Int(self.varint()? as i64),
+            Shape::MicrosInstant => {
+                let parts = self.row(&seconds_and_micros())?;
+                let [Value::Int(seconds), Value::Int(micros)] = parts[..] else {
+                    return Err(ElementError::malformed("a timestamp without seconds".to_owned()));
+                };
+                let whole = seconds.checked_mul(1_000_000).and_then(|whole| whole.checked_add(micros));
+                Value::Int(whole.ok_or_else(|| ElementError::malformed("a timestamp beyond all time".to_owned()))?)
+            }
             Shape::Float => Value::Double(f32::from_be_bytes(self.array()?).into()),
             Shape::Double => Value::Double(f64::from_be_bytes(self.array()?)),
             Shape::Text => {
@@ -321,7 +368,11 @@ fn encode(out: &mut Vec<u8>, shape: &Shape, value: &Value<'_>) {
     match (shape, value) {
         (Shape::Byte, Value::Int(value)) => out.push(*value as u8),
         (Shape::Int16, Value::Int(value)) => out.extend((*value as i16).to_be_bytes()),
-        (Shape::Int32 | Shape::Int64, Value::Int(value)) => put_varint(out, *value as u64),
+        (Shape::Int32 | Shape::Int64 | Shape::Date, Value::Int(value)) => put_varint(out, *value as u64),
+        (Shape::MicrosInstant, Value::Int(micros)) => {
+            let parts = [micros.div_euclid(1_000_000), micros.rem_euclid(1_000_000)].map(Value::Int);
+            encode_row(out, &seconds_and_micros(), &parts);
+        }
         (Shape::Float, Value::Double(value)) => out.extend((*value as f32).to_be_bytes()),
         (Shape::Double, Value::Double(value)) => out.extend(value.to_be_bytes()),
         (Shape::Boolean, Value::Boolean(value)) => out.push(u8::from(*value)),
@@ -474,6 +525,8 @@ mod tests {
             any::<Vec<u8>>().prop_map(|bytes| (Shape::Bytes, Value::Bytes(bytes.into()))),
             any::<bool>().prop_map(|is| (Shape::Boolean, Value::Boolean(is))),
             any::<i64>().prop_map(|n| (Shape::Instant, Value::Int(n))),
+            any::<i64>().prop_map(|n| (Shape::MicrosInstant, Value::Int(n))),
+            any::<i64>().prop_map(|n| (Shape::Date, Value::Int(n))),
             (any::<Vec<u8>>(), any::<i32>()).prop_map(|(unscaled, scale)| {
                 (Shape::Decimal, Value::Decimal(Decimal { unscaled: unscaled.into(), scale }))
             }),

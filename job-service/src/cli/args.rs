@@ -144,6 +144,10 @@ pub(super) struct RunArgs {
     pub(super) sdk: Option<Sdk>,
     #[command(flatten)]
     pub(super) jobs: JobDefaults,
+    /// Where checkpoints and savepoints of the service that is started are kept: file:///FOLDER, s3://BUCKET/PATH, gs://BUCKET/PATH
+    /// or az://CONTAINER/PATH [default: a temporary folder, which goes with the command]
+    #[arg(long, conflicts_with = "endpoint")]
+    pub(super) checkpoint_storage: Option<String>,
     /// Leave Kafka's transforms to the SDK's own expansion service, which needs Java
     #[arg(long)]
     pub(super) sdk_expansion: bool,

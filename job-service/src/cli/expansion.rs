@@ -14,6 +14,8 @@ use ferrobeam_job_service::TempRoot;
 /// The jar that Python's Kafka transforms would start: its Gradle target, by which overrides go.
 const JAR: &str = "sdks:java:io:expansion-service:shadowJar";
 const VARIABLE: &str = "BEAM_SERVICE_OVERRIDES";
+/// Where our own service is, so that the module knows it among those that the user names.
+const OURS: &str = "FERROBEAM_EXPANSION";
 const MODULE: &str = include_str!("sitecustomize.py");
 
 /// Variables for a command. The module is there for as long as this is.
@@ -36,7 +38,8 @@ impl Expansion {
         std::fs::write(&module, MODULE).with_context(|| format!("cannot write {}", module.display()))?;
         let overrides = overrides(std::env::var(VARIABLE).ok().as_deref(), endpoint)?;
         let path = python_path(folder.path(), std::env::var_os("PYTHONPATH"));
-        Ok(Expansion { variables: vec![(VARIABLE, overrides.into()), ("PYTHONPATH", path)], _module: Some(folder) })
+        let variables = vec![(VARIABLE, overrides.into()), (OURS, endpoint.into()), ("PYTHONPATH", path)];
+        Ok(Expansion { variables, _module: Some(folder) })
     }
 }
 

@@ -5,6 +5,7 @@ use std::process::{ExitCode, ExitStatus};
 
 use anyhow::Context;
 use ferrobeam_job_service::job::State;
+use ferrobeam_job_service::supervisor::CheckpointStorage;
 use ferrobeam_job_service::{Service, ServiceConfig};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
@@ -41,6 +42,9 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         None => {
             let mut config = ServiceConfig::default();
             args.jobs.apply(&mut config);
+            // Only what jobs save: the jobs themselves end with the command.
+            config.supervisor.checkpoints =
+                args.checkpoint_storage.as_deref().map(CheckpointStorage::open).transpose()?;
             let service = Service::start(config).await?;
             let ended = run_embedded(&args, sdk, &service).await;
             service.stop().await;

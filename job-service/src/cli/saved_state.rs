@@ -25,6 +25,12 @@ pub(super) async fn take(args: SavepointArgs) -> anyhow::Result<ExitCode> {
     let (mut client, job_id) = of_job(&args.service, &args.job).await?;
     let taken = client.take(SavepointRequest { job_id, stop: args.stop }).await.map_err(said)?.into_inner();
     println!("{}", taken.path);
+    if taken.goes_with_service {
+        eprintln!(
+            "ferrobeam: it is in a temporary folder of the service, which goes with that: copy it before, or give `ferrobeam serve` or \
+             `ferrobeam run` a --checkpoint-storage"
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -29,7 +29,16 @@ def change_yaml(module):
 
   def beam_jar(urns, *args, **kwargs):
     provider = original(urns, *args, **kwargs)
-    if kwargs.get('gradle_target') in overrides():
+    service = overrides().get(kwargs.get('gradle_target'))
+    if service and service == os.environ.get('FERROBEAM_EXPANSION'):
+      if any('kafka' in urn for urn in urns.values()):
+        provider.available = lambda: True
+        # No Java transform is fused with it: what stands beside it is to be Python's.
+        beside = module.InlineProvider({})
+        provider.underlying_provider = lambda: beside
+      else:
+        provider.available = lambda: module.NotAvailableWithReason('only Kafka is expanded by Ferrobeam')
+    elif service:
       provider.available = lambda: True
     return provider
 

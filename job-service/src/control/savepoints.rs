@@ -15,12 +15,14 @@ use crate::supervisor::Supervisor;
 pub struct SavepointService {
     supervisor: Arc<Supervisor>,
     jobs: Arc<Jobs>,
+    /// The storage is a temporary folder of the service.
+    is_temporary: bool,
 }
 
 impl SavepointService {
-    /// Of the jobs that `supervisor` runs.
-    pub fn new(supervisor: Arc<Supervisor>, jobs: Arc<Jobs>) -> SavepointService {
-        SavepointService { supervisor, jobs }
+    /// Of the jobs that `supervisor` runs. `is_temporary`: what they save goes with the service.
+    pub fn new(supervisor: Arc<Supervisor>, jobs: Arc<Jobs>, is_temporary: bool) -> SavepointService {
+        SavepointService { supervisor, jobs, is_temporary }
     }
 
     fn job(&self, id: String) -> Result<Arc<Job>, Status> {
@@ -35,7 +37,7 @@ impl Savepoints for SavepointService {
         let v1::SavepointRequest { job_id, stop } = request.into_inner();
         let job = self.job(job_id)?;
         let path = self.supervisor.savepoint(job.id(), stop).await.map_err(Status::failed_precondition)?;
-        Ok(Response::new(v1::SavepointTaken { path }))
+        Ok(Response::new(v1::SavepointTaken { path, goes_with_service: self.is_temporary }))
     }
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {

@@ -1,6 +1,6 @@
 //! What a client configures, by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ferrobeam_proto::pipeline as pb;
 use ferrobeam_runner::row::{RowType, Value};
@@ -13,6 +13,8 @@ pub(super) struct ExpansionError(pub(super) String);
 /// A row of a client, or a mapping in YAML: a value is taken by its name, and what nobody takes is an error.
 pub(super) struct Configuration {
     values: BTreeMap<String, Setting>,
+    /// What was looked for.
+    known: BTreeSet<String>,
     /// Its names begin with capitals.
     of_go: bool,
 }
@@ -82,12 +84,13 @@ impl Configuration {
         let fields = ty.fields.iter().zip(row);
         let values = fields.map(|(field, value)| (snake(&field.name), Setting::of(value, &field.ty.shape)));
         let of_go = ty.fields.first().is_some_and(|field| field.name.starts_with(|c: char| c.is_ascii_uppercase()));
-        Ok(Configuration { values: values.collect(), of_go })
+        Ok(Configuration { values: values.collect(), known: BTreeSet::new(), of_go })
     }
 
     /// Of a mapping.
     pub(super) fn of_map(values: BTreeMap<String, Setting>) -> Configuration {
-        Configuration { values: values.into_iter().map(|(name, value)| (snake(&name), value)).collect(), of_go: false }
+        let values = values.into_iter().map(|(name, value)| (snake(&name), value)).collect();
+        Configuration { values, known: BTreeSet::new(), of_go: false }
     }
 
     /// Whether Go's SDK has sent it, which names fields as it names those of its structs.
@@ -96,6 +99,7 @@ impl Configuration {
     }
 
     fn take(&mut self, name: &str) -> Option<Setting> {
+        self.known.insert(name.to_owned());
         self.values.remove(name).filter(|value| *value != Setting::Null)
     }
 
@@ -190,7 +194,10 @@ impl Configuration {
         let mut left = self.values.into_iter().filter(|(_, value)| *value != Setting::Null).map(|(name, _)| name);
         match left.next() {
             None => Ok(()),
-            Some(name) => Err(ExpansionError(format!("{name} is a setting that is unknown here"))),
+            Some(name) => {
+                let known: Vec<&str> = self.known.iter().map(String::as_str).collect();
+                Err(ExpansionError(format!("{name} is a setting that is unknown here: there are {}", known.join(", "))))
+            }
         }
     }
 }

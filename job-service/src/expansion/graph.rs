@@ -34,6 +34,11 @@ impl Graph {
         }
     }
 
+    /// Of a transform of a pipeline.
+    pub(super) fn within(namespace: String, components: pb::Components, asked: pb::PTransform) -> Graph {
+        Graph { namespace, components, asked }
+    }
+
     /// An id of that name in the namespace.
     pub(super) fn id(&self, name: &str) -> String {
         format!("{}-kafka-{name}", self.namespace)

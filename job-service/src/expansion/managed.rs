@@ -245,7 +245,9 @@ enum Format {
 }
 
 fn format(from: &mut Configuration) -> Result<Format, ExpansionError> {
-    let format = from.text("format")?.unwrap_or_else(|| "RAW".to_owned());
+    let format = from.text("format")?;
+    let is_named = format.is_some();
+    let format = format.unwrap_or_else(|| "RAW".to_owned());
     let schema = from.text("schema")?.filter(|schema| !schema.trim().is_empty());
     if format == "PROTO" {
         let path = from.text("file_descriptor_path")?.filter(|path| !path.is_empty());
@@ -258,6 +260,9 @@ fn format(from: &mut Configuration) -> Result<Format, ExpansionError> {
     match (format.as_str(), schema) {
         ("JSON", schema) => Ok(Format::Json(schema)),
         ("AVRO", schema) => Ok(Format::Avro(schema)),
+        ("RAW", Some(_)) if !is_named => Err(ExpansionError(
+            "no format is named, so it is RAW, which has no schema: give JSON, AVRO or PROTO".to_owned(),
+        )),
         ("RAW" | "STRING", Some(_)) => Err(ExpansionError(format!("the format {format} has no schema"))),
         ("RAW", None) => Ok(Format::Value(FieldType::Bytes)),
         ("STRING", None) => Ok(Format::Value(FieldType::Text)),

@@ -14,10 +14,12 @@ mod configuration;
 mod graph;
 mod managed;
 mod proto;
+mod recognise;
 mod service;
 mod transforms;
 
 #[cfg(test)]
 mod tests;
 
+pub use recognise::{Recognised, recognise};
 pub use service::KafkaExpansion;

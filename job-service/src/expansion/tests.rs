@@ -9,6 +9,7 @@ use ferrobeam_runner::kafka::{KafkaRead, KafkaWrite, READ_URN, WRITE_URN};
 use ferrobeam_runner::row::{RowType, Value, encode_row};
 use prost::Message;
 
+use super::recognise::recognise;
 use super::service::expand;
 
 fn field(name: &str, ty: TypeInfo, nullable: bool) -> pb::Field {
@@ -185,4 +186,63 @@ fn what_is_wrong_is_told_by_name() {
         spec.payload.truncate(spec.payload.len() / 2);
     }
     assert!(said(cut).contains("cannot be read"));
+}
+
+/// As Java's expansion service leaves a read: a composite with its configuration beside it, of parts in a container.
+fn expanded_by_java(format: &str, outputs: &[(&str, &str)]) -> pb::Pipeline {
+    let names = ["bootstrap_servers", "format", "topic"];
+    let fields = names.map(|name| field(name, atomic(pb::AtomicType::String), false));
+    let schema = pb::Schema { fields: fields.to_vec(), ..Default::default() };
+    let mut row = Vec::new();
+    encode_row(&mut row, &RowType::of(&schema).unwrap(), &[text("localhost:9"), text(format), text("t")]);
+    let annotations = [
+        ("schematransform_urn", b"beam:schematransform:org.apache.beam:kafka_read:v1".to_vec()),
+        ("config_row_schema", schema.encode_to_vec()),
+        ("config_row", row),
+    ];
+    let part = |name: &str, parts: &[&str]| pb::PTransform {
+        unique_name: name.to_owned(),
+        subtransforms: parts.iter().map(|part| (*part).to_owned()).collect(),
+        environment_id: "java".to_owned(),
+        outputs: outputs.iter().map(|(tag, id)| ((*tag).to_owned(), (*id).to_owned())).collect(),
+        ..Default::default()
+    };
+    let composite = pb::PTransform {
+        annotations: annotations.map(|(key, value)| (key.to_owned(), value.into())).into(),
+        ..part("Read", &["inner"])
+    };
+    let reader = pb::PTransform { inputs: [("in".to_owned(), "rows".to_owned())].into(), ..part("Use", &[]) };
+    let transforms = [
+        ("read".to_owned(), composite),
+        ("inner".to_owned(), part("Read/Inner", &["leaf"])),
+        ("leaf".to_owned(), part("Read/Inner/Leaf", &[])),
+        ("use".to_owned(), reader),
+    ];
+    let components = pb::Components { transforms: transforms.into(), ..Default::default() };
+    pb::Pipeline { components: Some(components), ..Default::default() }
+}
+
+#[test]
+fn what_java_expanded_is_replaced_by_what_was_asked() {
+    let found = recognise(&expanded_by_java("RAW", &[("output", "rows")])).expect("it is Kafka's");
+    assert_eq!((found.replaced, found.left), (vec!["Read".to_owned()], vec![]));
+    let components = found.pipeline.components.unwrap();
+    assert_eq!(components.transforms.keys().collect::<Vec<_>>(), ["read", "use"]);
+    let read = &components.transforms["read"];
+    assert_eq!(read.spec.as_ref().map(|spec| spec.urn.as_str()), Some(READ_URN));
+    assert_eq!(read.outputs.get("output").map(String::as_str), Some("rows"));
+    assert!(read.environment_id.is_empty() && components.pcollections.is_empty());
+}
+
+#[test]
+fn what_java_expanded_stays_where_it_asks_for_more() {
+    let left = |pipeline: &pb::Pipeline| {
+        let found = recognise(pipeline).expect("it is Kafka's");
+        assert_eq!(found.pipeline.components.unwrap().transforms.len(), 4);
+        found.left.concat()
+    };
+    assert!(left(&expanded_by_java("ODD", &[("output", "rows")])).starts_with("\"Read\": the format ODD is not known"));
+    let more = left(&expanded_by_java("RAW", &[("output", "rows"), ("other", "others")]));
+    assert_eq!(more, "\"Read\": it has an output \"other\", which is not known here");
+    assert!(recognise(&pb::Pipeline::default()).is_none());
 }

@@ -80,6 +80,12 @@ pub const CATALOGUE: &[OptionEntry] = &[
         Honoured,
         "Drain the job from its start: every source is truncated before it runs; shows how a pipeline drains",
     ),
+    entry(
+        "ferrobeam_kafka_by_sdk",
+        Flag(false),
+        Honoured,
+        "Kafka's transforms that the Java SDK's expansion service made run in its environment, as it made them",
+    ),
     entry("ferrobeam_memory", Text(""), Honoured, "User data that each process may keep in memory, such as 512MiB"),
     entry(
         "max_parallelism",

@@ -46,6 +46,8 @@ pub struct JobOptions {
     pub state_backend: Option<StateBackend>,
     /// The job drains from its start.
     pub draining: bool,
+    /// Kafka's transforms that the SDK's own expansion service made are left to its environment.
+    pub kafka_by_sdk: bool,
     /// How often a failed bundle is run again, and how often a job that lost a process is.
     pub retries: Option<u32>,
     /// The wait before that.
@@ -85,6 +87,7 @@ pub fn parse(options: &Struct) -> Result<(JobOptions, Vec<Remark>), OptionsRefus
         max_bundle_time: reader.positive("max_bundle_time_mills").map(|n| Duration::from_millis(n.get() as u64)),
         state_backend: reader.backend("state_backend"),
         draining: reader.flag("ferrobeam_drain").unwrap_or(false),
+        kafka_by_sdk: reader.flag("ferrobeam_kafka_by_sdk").unwrap_or(false),
         retries: reader.integer("number_of_execution_retries").and_then(|n| u32::try_from(n).ok()),
         retry_delay: reader
             .integer("execution_retry_delay")
@@ -390,6 +393,7 @@ mod tests {
                 Kind::Text(_) if entry.name == "checkpointing_mode" => text("AT_LEAST_ONCE"),
                 Kind::Text(_) if entry.name == "savepoint_path" => text(&format!("{folder}/job-1")),
                 Kind::Text(_) if entry.name == "state_backend_storage_path" => text(&folder),
+                Kind::Text(_) if entry.name == "ferrobeam_kafka_in_doubt" => text("WRITE"),
                 Kind::Text(_) if entry.name == "transform_name_mapping" => text("{\"old\": \"new\"}"),
                 Kind::Integer(_) | Kind::Text(_) => text("17"),
                 Kind::List => text("a.jar"),

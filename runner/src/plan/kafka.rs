@@ -127,6 +127,12 @@ pub(super) fn write_element(
     };
     let known = RowType::of(&known).map_err(|what| coders.refusal(what))?;
     let mut fields = Vec::new();
+    if let (WriteForm::Payload(ty), true) = (&write.form, row.fields.len() != 1) {
+        return Err(coders.refusal(format!(
+            "writes rows of {} fields to Kafka in a format whose rows have one, of {ty}: name the format JSON, AVRO or PROTO",
+            row.fields.len()
+        )));
+    }
     for field in &row.fields {
         let wanted = known.position(&field.name).map(|at| &known.fields[at].ty.shape);
         let Some(wanted) = wanted else {
@@ -139,9 +145,12 @@ pub(super) fn write_element(
             return Err(coders.refusal(what));
         };
         if !coders.fits(&field.ty.shape, wanted) {
-            return Err(
-                coders.refusal(format!("writes rows to Kafka whose field \"{}\" is of another type", field.name))
-            );
+            return Err(coders.refusal(format!(
+                "writes rows to Kafka whose field \"{}\" is of the type {} instead of {}",
+                field.name,
+                field.ty.shape.called(),
+                wanted.called()
+            )));
         }
         let name = if matches!(write.form, WriteForm::Payload(_)) { "payload".to_owned() } else { field.name.clone() };
         fields.push(RowField { name, nullable: field.ty.nullable });

@@ -80,7 +80,10 @@ impl<'s> Types<'s> {
                         let ty = self.value_type(other, what, depth)?;
                         Ok(ValueType { nullable: ty.nullable || union.is_nullable(), ..ty })
                     }
-                    _ => Err(format!("{what} is a union of several types, which no type of a row is")),
+                    _ => Err(format!(
+                        "{what} is a union of several types, which no type of a row is: read the format RAW, and decode it in the \
+                         pipeline"
+                    )),
                 };
             }
             Schema::Null => return Err(format!("{what} is never but null")),
@@ -152,6 +155,8 @@ fn derived_type(ty: &ValueType, field: &str, name: &str) -> Result<serde_json::V
         Shape::Boolean => json!("boolean"),
         Shape::Bytes => json!("bytes"),
         Shape::Instant => json!({ "type": "long", "logicalType": "timestamp-millis" }),
+        Shape::MicrosInstant => json!({ "type": "long", "logicalType": "timestamp-micros" }),
+        Shape::Date => json!({ "type": "int", "logicalType": "date" }),
         Shape::Decimal => {
             return Err(format!(
                 "field \"{field}\" is a decimal, of which only a schema says how many digits it has: give one"
@@ -190,8 +195,8 @@ impl AvroCodec {
         let reader = GenericDatumReader::builder(&self.schema).build().map_err(|_| no_datum())?;
         let datum = reader.read_value(&mut bytes).map_err(|_| no_datum())?;
         if !bytes.is_empty() {
-            let what =
-                "its value goes on behind the Avro datum of the schema: it is of another, or of a schema registry";
+            let what = "its value goes on behind the Avro datum of the schema: it is of another schema, or framed for a schema \
+                        registry, which is not known here: read the format RAW, and decode it in the pipeline";
             return Err(BadRecord(what.to_owned()));
         }
         match self.value(datum, &self.schema, &Shape::Row(ty.clone()), "")? {
@@ -307,11 +312,21 @@ impl AvroCodec {
             (Schema::Boolean, Value::Boolean(is)) => Avro::Boolean(*is),
             (Schema::Int, Value::Int(number)) => Avro::Int(small(*number, name)?),
             (Schema::TimeMillis, Value::Int(number)) => Avro::TimeMillis(small(*number, name)?),
-            (Schema::Date, Value::Int(millis)) => Avro::Date(small(millis.div_euclid(MILLIS_OF_A_DAY), name)?),
+            (Schema::Date, Value::Int(_)) => {
+                Avro::Date(small(micros(value, shape, name)?.div_euclid(1000 * MILLIS_OF_A_DAY), name)?)
+            }
+            (Schema::TimestampMillis, Value::Int(_)) => {
+                Avro::TimestampMillis(micros(value, shape, name)?.div_euclid(1000))
+            }
+            (Schema::TimestampMicros, Value::Int(_)) => Avro::TimestampMicros(micros(value, shape, name)?),
+            (Schema::TimestampNanos, Value::Int(_)) if is_time(shape) => {
+                let nanos = micros(value, shape, name)?.checked_mul(1000);
+                Avro::TimestampNanos(nanos.ok_or_else(|| misfit(name))?)
+            }
+            // Of what unit they are is not said.
+            (_, Value::Int(_)) if is_time(shape) => return Err(misfit(name)),
             (Schema::Long, Value::Int(number)) => Avro::Long(*number),
             (Schema::TimeMicros, Value::Int(number)) => Avro::TimeMicros(*number),
-            (Schema::TimestampMillis, Value::Int(number)) => Avro::TimestampMillis(*number),
-            (Schema::TimestampMicros, Value::Int(number)) => Avro::TimestampMicros(*number),
             (Schema::TimestampNanos, Value::Int(number)) => Avro::TimestampNanos(*number),
             (Schema::LocalTimestampMillis, Value::Int(number)) => Avro::LocalTimestampMillis(*number),
             (Schema::LocalTimestampMicros, Value::Int(number)) => Avro::LocalTimestampMicros(*number),
@@ -353,6 +368,22 @@ impl AvroCodec {
             _ => return Err(misfit(name)),
         })
     }
+}
+
+/// Whether it is a time by its type.
+fn is_time(shape: &Shape) -> bool {
+    matches!(shape, Shape::Instant | Shape::MicrosInstant | Shape::Date)
+}
+
+/// A time in microseconds: what it is by its type, or what a whole number is taken for.
+fn micros(value: &Value<'_>, shape: &Shape, name: &str) -> Result<i64, BadRecord> {
+    let micros = match (value, shape) {
+        (Value::Int(millis), Shape::Instant) => millis.checked_mul(1000),
+        (Value::Int(days), Shape::Date) => days.checked_mul(1000 * MILLIS_OF_A_DAY),
+        (Value::Int(micros), _) => Some(*micros),
+        _ => None,
+    };
+    micros.ok_or_else(|| misfit(name))
 }
 
 fn small(number: i64, name: &str) -> Result<i32, BadRecord> {
@@ -481,7 +512,10 @@ mod tests {
         assert_eq!(rows(vec![field("b", Shape::Text), field("a", Shape::Byte)]), Ok(()));
         for (fields, said) in [
             (vec![field("b", Shape::Text)], "the Avro schema has a field \"a\", and the rows have none"),
-            (vec![field("a", Shape::Text)], "field \"a\" is of another type in the Avro schema"),
+            (
+                vec![field("a", Shape::Text)],
+                "field \"a\" is of the type STRING, and in the Avro schema of the type INT32",
+            ),
             (
                 vec![field("a", Shape::Int64), field("c", Shape::Text)],
                 "the Avro schema has no field \"c\", of those there are a, b",
@@ -496,6 +530,24 @@ mod tests {
         assert_eq!(said, "its field \"a\" is not what the schema says");
         let said = codec.write(&[Value::Null, Value::Null], &ty).unwrap_err().to_string();
         assert_eq!(said, "its field \"a\" is required and is not there");
+    }
+
+    /// As Java has them: `{"type": "long", "logicalType": "timestamp-micros"}` and `{"type": "int", "logicalType": "date"}`.
+    #[test]
+    fn times_of_the_sdks_are_those_of_avro() {
+        let of = |name: &str, shape| FieldDef { name: name.to_owned(), ty: ValueType { nullable: false, shape } };
+        let ty = RowType { fields: vec![of("at", Shape::MicrosInstant), of("day", Shape::Date)] };
+        let row = [Value::Int(1_700_000_000_123_456), Value::Int(-1)];
+        let derived = AvroCodec::new(None, &ty).unwrap();
+        assert_eq!(derived.write(&row, &ty).unwrap(), b"\x80\x89\x81\x82\x83\x89\x85\x06\x01");
+        let coarse = r#"{"type": "record", "name": "A", "fields": [
+            {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+            {"name": "day", "type": {"type": "int", "logicalType": "date"}}]}"#;
+        assert_eq!(takes(Some(coarse), &ty), Ok(()));
+        let codec = AvroCodec::new(Some(coarse), &ty).unwrap();
+        let read = RowType::of(&schema(coarse).unwrap()).unwrap();
+        let found = codec.read(&codec.write(&row, &ty).unwrap(), &read).unwrap();
+        assert_eq!(found, [Value::Int(1_700_000_000_123), Value::Int(-MILLIS_OF_A_DAY)]);
     }
 
     /// Null first, as Java has it.

@@ -3,7 +3,7 @@
 //! As Beam's `JsonUtils` has it: `string`, `integer` (INT64), `number` (DOUBLE), `boolean`, `array` and `object` (a row); a
 //! property that is not required is nullable.
 
-use chrono::{DateTime, SecondsFormat};
+use chrono::{DateTime, NaiveDate, SecondsFormat};
 use ferrobeam_proto::pipeline as pb;
 use num_bigint::BigInt;
 use serde_json::Value as Json;
@@ -92,7 +92,7 @@ fn value(json: Option<&Json>, ty: &ValueType, name: &str) -> Result<Value<'stati
         },
         Shape::Row(of) => Some(Value::Row(row(json, of, &format!("its field \"{name}\""))?)),
         // No JSON schema gives them.
-        Shape::Bytes | Shape::Instant | Shape::Decimal | Shape::Map(..) => None,
+        Shape::Bytes | Shape::Instant | Shape::MicrosInstant | Shape::Date | Shape::Decimal | Shape::Map(..) => None,
     };
     found.ok_or_else(|| misfit(name))
 }
@@ -127,6 +127,14 @@ fn put(out: &mut Vec<u8>, value: &Value<'_>, shape: &Shape) {
         (Value::Int(millis), Shape::Instant) => match DateTime::from_timestamp_millis(*millis) {
             Some(at) => put_text(out, &at.to_rfc3339_opts(SecondsFormat::Millis, true)),
             None => out.extend_from_slice(millis.to_string().as_bytes()),
+        },
+        (Value::Int(micros), Shape::MicrosInstant) => match DateTime::from_timestamp_micros(*micros) {
+            Some(at) => put_text(out, &at.to_rfc3339_opts(SecondsFormat::Micros, true)),
+            None => out.extend_from_slice(micros.to_string().as_bytes()),
+        },
+        (Value::Int(days), Shape::Date) => match day(*days) {
+            Some(day) => put_text(out, &day.to_string()),
+            None => out.extend_from_slice(days.to_string().as_bytes()),
         },
         (Value::Decimal(decimal), _) => out.extend_from_slice(number_of(decimal).as_bytes()),
         (Value::Int(number), _) => out.extend_from_slice(number.to_string().as_bytes()),
@@ -168,6 +176,11 @@ fn put(out: &mut Vec<u8>, value: &Value<'_>, shape: &Shape) {
     }
 }
 
+/// A day by its number since 1970.
+fn day(days: i64) -> Option<NaiveDate> {
+    NaiveDate::from_epoch_days(i32::try_from(days).ok()?)
+}
+
 /// A decimal as a number of JSON, with an exponent where it would be long without.
 fn number_of(decimal: &Decimal<'_>) -> String {
     let number = BigInt::from_signed_bytes_be(&decimal.unscaled);
@@ -202,6 +215,8 @@ pub(super) fn takes(ty: &RowType) -> Result<(), String> {
             | Shape::Double
             | Shape::Text
             | Shape::Instant
+            | Shape::MicrosInstant
+            | Shape::Date
             | Shape::Decimal
             | Shape::Boolean => Ok(()),
         }
@@ -236,6 +251,10 @@ mod tests {
     #[test]
     fn instants_and_decimals_are_as_java_writes_them() {
         let field = |name: &str, shape| FieldDef { name: name.to_owned(), ty: ValueType { nullable: false, shape } };
+        let times = RowType { fields: vec![field("at", Shape::MicrosInstant), field("day", Shape::Date)] };
+        let row = [Value::Int(-1), Value::Int(-1)];
+        let text = r#"{"at":"1969-12-31T23:59:59.999999Z","day":"1969-12-31"}"#;
+        assert_eq!(String::from_utf8(json_of(&row, &times)).unwrap(), text);
         let ty = RowType { fields: vec![field("at", Shape::Instant), field("of", Shape::Decimal)] };
         let decimal = |unscaled: i64, scale| {
             let unscaled = BigInt::from(unscaled).to_signed_bytes_be();

@@ -160,6 +160,8 @@ fn field_type(ty: &ValueType) -> pb::FieldType {
         Shape::Boolean => atomic(pb::AtomicType::Boolean),
         Shape::Bytes => atomic(pb::AtomicType::Bytes),
         Shape::Instant => logical(MILLIS_INSTANT, pb::AtomicType::Int64),
+        // No format is read as these.
+        Shape::MicrosInstant | Shape::Date => atomic(pb::AtomicType::Int64),
         Shape::Decimal => logical(DECIMAL, pb::AtomicType::Bytes),
         Shape::Array(of) => {
             TypeInfo::ArrayType(Box::new(pb::ArrayType { element_type: Some(Box::new(field_type(of))) }))
@@ -193,17 +195,27 @@ fn has_place(ty: &RowType, place: &RowType, of: &str) -> Result<(), String> {
             let names: Vec<&str> = place.fields.iter().map(|field| field.name.as_str()).collect();
             return Err(format!("{of} has no field \"{name}\", of those there are {}", names.join(", ")));
         };
-        shape_has_place(&field.ty.shape, &place.fields[at].ty.shape, of)
-            .map_err(|why| why.unwrap_or_else(|| format!("field \"{name}\" is of another type in {of}")))?;
+        let (shape, place) = (&field.ty.shape, &place.fields[at].ty.shape);
+        shape_has_place(shape, place, of).map_err(|why| {
+            why.unwrap_or_else(|| {
+                format!(
+                    "field \"{name}\" is of the type {}, and in {of} of the type {}",
+                    shape.called(),
+                    place.called()
+                )
+            })
+        })?;
     }
     Ok(())
 }
 
 /// As [`has_place`]. Without words: what it is about is the type itself.
 fn shape_has_place(shape: &Shape, place: &Shape, of: &str) -> Result<(), Option<String>> {
-    use Shape::{Array, Byte, Double, Float, Int16, Int32, Int64, Map, Row};
+    use Shape::{Array, Byte, Date, Double, Float, Instant, Int16, Int32, Int64, Map, MicrosInstant, Row};
     match (shape, place) {
         (Byte | Int16 | Int32 | Int64, Byte | Int16 | Int32 | Int64) | (Float | Double, Float | Double) => Ok(()),
+        // Times of any unit.
+        (Instant | MicrosInstant | Date, Instant) | (Instant | MicrosInstant, Int64) => Ok(()),
         (Array(shape), Array(place)) => shape_has_place(&shape.shape, &place.shape, of),
         (Map(key, value), Map(place_of_key, place_of_value)) => {
             shape_has_place(&key.shape, &place_of_key.shape, of)?;

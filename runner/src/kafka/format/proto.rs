@@ -18,7 +18,7 @@ use crate::row::{FieldDef, RowType, Shape, Value, ValueType};
 
 /// The schema of the rows that a message is. An error says what of it is not understood.
 pub(super) fn schema(message: &ProtoMessage) -> Result<pb::Schema, String> {
-    let row = row_type(&descriptor(message)?, MAX_DEPTH, &mut MOST_FIELDS.clone())?;
+    let row = row_of(&descriptor(message)?)?;
     let text = format!("{} {}", message.name, message.descriptors);
     Ok(named_schema(row, text.as_bytes()))
 }
@@ -27,7 +27,7 @@ pub(super) fn schema(message: &ProtoMessage) -> Result<pb::Schema, String> {
 pub(super) fn takes(message: &ProtoMessage, ty: &RowType) -> Result<(), String> {
     let descriptor = descriptor(message)?;
     let of = format!("the message {}", descriptor.full_name());
-    has_place(ty, &row_type(&descriptor, MAX_DEPTH, &mut MOST_FIELDS.clone())?, &of)?;
+    has_place(ty, &row_of(&descriptor)?, &of)?;
     let required = descriptor.fields().filter(|field| field.cardinality() == Cardinality::Required);
     let missing = required.map(|field| field.name().to_owned()).find(|name| ty.position(name).is_none());
     missing.map_or(Ok(()), |name| Err(format!("{of} requires a field \"{name}\", and the rows have none")))
@@ -42,34 +42,45 @@ fn descriptor(message: &ProtoMessage) -> Result<MessageDescriptor, String> {
     })
 }
 
-/// `left`: fields that may still come.
-fn row_type(message: &MessageDescriptor, depth: usize, left: &mut usize) -> Result<RowType, String> {
+/// Of the walk through a message and those within.
+struct Walk {
+    /// The messages that the walk is within.
+    within: Vec<String>,
+    /// Fields that may still come.
+    left: usize,
+}
+
+fn row_of(message: &MessageDescriptor) -> Result<RowType, String> {
+    row_type(message, &mut Walk { within: Vec::new(), left: MOST_FIELDS })
+}
+
+fn row_type(message: &MessageDescriptor, walk: &mut Walk) -> Result<RowType, String> {
+    walk.within.push(message.full_name().to_owned());
     let fields = message.fields().map(|field| {
-        let name = field.name().to_owned();
-        let deep = || format!("field \"{name}\" of {} is nested too deeply, or within itself", message.full_name());
-        let depth = depth.checked_sub(1).ok_or_else(deep)?;
-        *left =
-            left.checked_sub(1).ok_or_else(|| format!("{} has more fields than are accepted", message.full_name()))?;
+        let many = || format!("{} has more fields than are accepted", message.full_name());
+        walk.left = walk.left.checked_sub(1).ok_or_else(many)?;
         let ty = if field.is_map() {
             let entry = field.kind();
-            let entry = entry.as_message().ok_or_else(deep)?;
-            let key = ValueType { nullable: false, shape: shape(&entry.map_entry_key_field(), depth, left)? };
-            let value = ValueType { nullable: false, shape: shape(&entry.map_entry_value_field(), depth, left)? };
+            let entry = entry.as_message().ok_or_else(|| format!("the map {} has no entries", field.full_name()))?;
+            let key = ValueType { nullable: false, shape: shape(&entry.map_entry_key_field(), walk)? };
+            let value = ValueType { nullable: false, shape: shape(&entry.map_entry_value_field(), walk)? };
             ValueType { nullable: false, shape: Shape::Map(Box::new(key), Box::new(value)) }
         } else if field.is_list() {
-            let of = ValueType { nullable: false, shape: shape(&field, depth, left)? };
+            let of = ValueType { nullable: false, shape: shape(&field, walk)? };
             ValueType { nullable: false, shape: Shape::Array(Box::new(of)) }
         } else {
             let nullable = field.supports_presence() && field.cardinality() != Cardinality::Required;
-            ValueType { nullable, shape: shape(&field, depth, left)? }
+            ValueType { nullable, shape: shape(&field, walk)? }
         };
-        Ok(FieldDef { name, ty })
+        Ok(FieldDef { name: field.name().to_owned(), ty })
     });
-    Ok(RowType { fields: fields.collect::<Result<_, String>>()? })
+    let fields = fields.collect::<Result<_, String>>()?;
+    walk.within.pop();
+    Ok(RowType { fields })
 }
 
 /// What one value of a field is.
-fn shape(field: &FieldDescriptor, depth: usize, left: &mut usize) -> Result<Shape, String> {
+fn shape(field: &FieldDescriptor, walk: &mut Walk) -> Result<Shape, String> {
     Ok(match field.kind() {
         Kind::Double => Shape::Double,
         Kind::Float => Shape::Float,
@@ -79,7 +90,17 @@ fn shape(field: &FieldDescriptor, depth: usize, left: &mut usize) -> Result<Shap
         Kind::Bool => Shape::Boolean,
         Kind::String | Kind::Enum(_) => Shape::Text,
         Kind::Bytes => Shape::Bytes,
-        Kind::Message(message) => Shape::Row(row_type(&message, depth, left)?),
+        Kind::Message(message) if walk.within.iter().any(|open| open == message.full_name()) => {
+            return Err(format!(
+                "field \"{}\" is a {} within itself, which no row is: read the format RAW, and decode it in the pipeline",
+                field.full_name(),
+                message.full_name()
+            ));
+        }
+        Kind::Message(_) if walk.within.len() >= MAX_DEPTH => {
+            return Err(format!("field \"{}\" is nested too deeply", field.full_name()));
+        }
+        Kind::Message(message) => Shape::Row(row_type(&message, walk)?),
     })
 }
 
@@ -95,7 +116,15 @@ impl ProtoCodec {
 
     pub(super) fn read(&self, bytes: &[u8], ty: &RowType) -> Result<Vec<Value<'static>>, BadRecord> {
         // Without the library's words: they may show what stands there.
-        let no_message = |_| BadRecord(format!("its value is no message {}", self.descriptor.full_name()));
+        let no_message = |_| {
+            // No message begins so.
+            let framed = if bytes.first() == Some(&0) {
+                ": it is framed for a schema registry, which is not known here: read the format RAW, and decode it in the pipeline"
+            } else {
+                ""
+            };
+            BadRecord(format!("its value is no message {}{framed}", self.descriptor.full_name()))
+        };
         let message = DynamicMessage::decode(self.descriptor.clone(), bytes).map_err(no_message)?;
         row(&message, ty)
     }
@@ -353,7 +382,7 @@ mod tests {
     fn messages_that_are_no_rows_are_refused() {
         for (message, said) in [
             (message_named("shop.Other"), "there is no message shop.Other, of those there are shop.Order"),
-            (message_named("shop.Itself"), "field \"of\" of shop.Itself is nested too deeply, or within itself"),
+            (message_named("shop.Itself"), "field \"shop.Itself.of\" is a shop.Itself within itself"),
             (ProtoMessage { descriptors: "?".into(), name: "a".into() }, "the descriptors are no base64"),
             (ProtoMessage { descriptors: "AAAA".into(), name: "a".into() }, "they are no descriptors"),
         ] {
@@ -362,6 +391,6 @@ mod tests {
         }
         let field = FieldDef { name: "id".into(), ty: ValueType { nullable: true, shape: Shape::Text } };
         let found = takes(&message_named("shop.Order"), &RowType { fields: vec![field] }).unwrap_err();
-        assert_eq!(found, "field \"id\" is of another type in the message shop.Order");
+        assert_eq!(found, "field \"id\" is of the type STRING, and in the message shop.Order of the type INT64");
     }
 }
