@@ -164,6 +164,9 @@ GUARDS = [
     Guard('what waits for a broker', SINKS + 'what_waits_for_a_broker_is_bounded', [
         Edit(SINK, 'AHEAD.saturating_mul(self.job.budget.limit())', 'usize::MAX'),
     ]),
+    Guard('what waits for checkpoints that fail', SINKS + 'what_waits_for_checkpoints_that_fail_is_bounded', [
+        Edit(SINK, 'self.flow.hold_sources(given_up > ', 'self.flow.hold_sources(self.failed && given_up > '),
+    ]),
     Guard('a transaction of a job that is cancelled', SINKS + 'cancelled_in_the_middle_of_a_transaction', [
         Edit('job-service/src/process/work.rs', '        leaving.request();\n', ''),
     ]),

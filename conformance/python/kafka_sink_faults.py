@@ -439,6 +439,32 @@ class SinkFaults(FaultTest):
     service.wait_for('all records', lambda: len(SEEN) >= count + 11)
     self.assertFalse(job.over())
 
+  def test_what_waits_for_checkpoints_that_fail_is_bounded(self):
+    """The storage takes nothing, which the job is to go on over."""
+    self.topics()
+    size, memory = 20_000, 16 << 20
+    value = self.random.randbytes(size)
+    del SEEN[:]
+    copy = lambda pipeline: pipeline | self.read() | beam.Map(see).with_output_types(tuple[bytes, bytes]) | self.write()
+    self.start(copy, '--parallelism=1', '--ferrobeam_memory=16MiB', '--experiments=fail_on_checkpointing_errors=false')
+    self.broker.produce(self.source, [(b'k', value)] * 10)
+    self.broker.read(self.sink, 10)
+    manifests, = self.service.storage.glob('*/manifests')
+    kept = manifests.rename(manifests.with_name('kept'))
+    manifests.write_text('no folder')
+    count = 32 * memory // size
+    self.broker.produce(self.source, [(b'k', value)] * count)
+    seen = -1
+    # It stands still.
+    while seen < len(SEEN):
+      seen = len(SEEN)
+      time.sleep(5)
+    self.assertLess(seen * size, 20 * memory)
+    manifests.unlink()
+    kept.rename(manifests)
+    service.wait_for('all records', lambda: len(SEEN) >= count + 10)
+    self.broker.read(self.sink, count + 10)
+
 
 if __name__ == '__main__':
   unittest.main()

@@ -14,6 +14,9 @@
 //! A rejected alternative: one sum for all operators of a worker. With two epochs in flight an operator then waits for
 //! room that input of the later one takes, which is not worked off before the operator has sent what it has.
 //!
+//! What a sink has taken and cannot write counts for nobody, because the checkpoint that it waits for is not over before its
+//! input is; of too much of that it has the sources of its process wait themselves, which step over borders all the same.
+//!
 //! Processes tell each other which of their operators have enough to do ([`super::backlog_exchange`]); what is on its way
 //! when that is told comes on top of the limit.
 
@@ -116,6 +119,8 @@ pub(crate) struct EpochBytes {
 pub(crate) struct Backlogs {
     /// By the index of the node.
     of_node: Vec<Arc<Backlog>>,
+    /// Of the nodes that may have sources wait: full, for all epochs, while they do.
+    holds: BTreeMap<usize, Arc<Backlog>>,
     readers: BTreeMap<CollectionId, Vec<Reader>>,
     workers: usize,
     /// Told when from one of them there is something new to tell other processes.
@@ -182,7 +187,9 @@ impl Backlogs {
                 }
             }
         }
-        Backlogs { of_node, readers, workers, news: Mutex::default() }
+        let may_hold = plan.nodes.iter().enumerate().filter(|(_, node)| matches!(node, Node::KafkaWrite { .. }));
+        let holds = may_hold.map(|(index, _)| (index, Arc::new(Backlog::new(workers, 0, limit)))).collect();
+        Backlogs { of_node, holds, readers, workers, news: Mutex::default() }
     }
 
     /// Of all nodes, in their order.
@@ -220,7 +227,7 @@ impl Backlogs {
                 None => behind.push(Behind { backlog, reach }),
             }
         }
-        let own = Own { backlog: Arc::clone(&self.of_node[node]), of: Arc::clone(self), worker };
+        let own = Own { node, backlog: Arc::clone(&self.of_node[node]), of: Arc::clone(self), worker };
         Flow { own: Some(own), behind, wake: None }
     }
 }
@@ -252,6 +259,7 @@ pub(crate) struct Flow {
 /// The backlog of the operator itself.
 #[derive(Debug)]
 struct Own {
+    node: usize,
     backlog: Arc<Backlog>,
     of: Arc<Backlogs>,
     worker: usize,
@@ -266,13 +274,38 @@ impl Flow {
 
     /// Says what waits at the operator, in the order of the epochs.
     pub(crate) fn update(&mut self, waiting: impl Iterator<Item = EpochBytes>) {
-        let Some(Own { backlog, of, worker }) = &self.own else { return };
+        let Some(Own { backlog, of, worker, .. }) = &self.own else { return };
         if Backlog::set(&backlog.here[*worker], waiting, backlog.limit) {
             backlog.wake();
             if !backlog.elsewhere.is_empty() {
                 of.are_news();
             }
         }
+    }
+
+    /// Has sources of this process wait, or go on.
+    pub(crate) fn hold_sources(&mut self, hold: bool) {
+        let Some(Own { node, of, worker, .. }) = &self.own else { return };
+        let Some(own) = of.holds.get(node) else { return };
+        let full_from = if hold { 0 } else { ROOM };
+        if own.here[*worker].swap(full_from, Ordering::SeqCst) != full_from {
+            own.wake();
+        }
+    }
+
+    /// Whether no sink has sources wait. If one has, the operator is woken when it has not any more.
+    pub(crate) fn may_read(&self) -> bool {
+        let Some(Own { of, .. }) = &self.own else { return true };
+        let holds = |own: &&Arc<Backlog>| !own.has_room(&Reach::Job, 0);
+        let Some(own) = of.holds.values().find(holds) else { return true };
+        if let Some(wake) = &self.wake {
+            own.wait(wake);
+            // It may have let go before this operator was known to wait.
+            if !holds(&own) {
+                let _ = wake.activate();
+            }
+        }
+        false
     }
 
     /// Whether output of an epoch may be sent. If not, the operator is woken when there may be room again.

@@ -213,7 +213,7 @@ impl ReadOperator {
             return self.end();
         }
         let mut sent = 0;
-        while self.flow.has_room(self.epoch) {
+        while self.flow.may_read() && self.flow.has_room(self.epoch) {
             if sent > VISIT_LIMIT {
                 self.activator.activate();
                 break;

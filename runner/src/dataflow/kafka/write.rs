@@ -43,7 +43,7 @@ use crate::memory::Budget;
 use crate::time::{self, Moment};
 
 /// Exactly once, so many times the job's budget of memory may come on disk behind a checkpoint that is not written, of which
-/// nothing counts as a backlog.
+/// nothing counts as a backlog; and so many may be of checkpoints that failed, before sources wait.
 const AHEAD: usize = 4;
 
 /// The node that is built.
@@ -266,6 +266,8 @@ struct InTransactions {
 struct SavedEpoch {
     epoch: u64,
     waiting: Waiting,
+    /// Bytes of it that were saved before, for checkpoints that were given up.
+    given_up: usize,
 }
 
 impl Waiting {
@@ -348,6 +350,11 @@ impl WriteOperator {
             return true;
         }
         let is_busy = self.hold(frontier);
+        let given_up = match &self.guarantee {
+            Guarantee::ExactlyOnce(InTransactions { saved: Some(saved), .. }) => saved.given_up,
+            _ => 0,
+        };
+        self.flow.hold_sources(given_up > AHEAD.saturating_mul(self.job.budget.limit()));
         // All of an epoch must come before any of it is written, so that alone holds nobody up.
         let mut allowed = match &self.guarantee {
             Guarantee::AtLeastOnce { .. } => 0,
@@ -507,10 +514,11 @@ impl InTransactions {
     /// Saves what came before the border of checkpoint `epoch`, behind what was saved for one that was given up.
     fn save(&mut self, epoch: u64, came: BTreeMap<u64, Waiting>, budget: &Budget) -> io::Result<Frozen> {
         let mut all = self.saved.take().map_or_else(|| Waiting::new(budget), |saved| saved.waiting);
+        let given_up = all.batches.bytes();
         came.into_values().try_for_each(|waiting| all.append(waiting))?;
         let frozen = all.batches.freeze()?;
         let moment = Moment { epoch: 0, watermark: all.watermark };
-        self.saved = Some(SavedEpoch { epoch, waiting: all });
+        self.saved = Some(SavedEpoch { epoch, waiting: all, given_up });
         let mut carried = Carried::over(epoch, None);
         carried.add_saved([FrozenBatches::new(move |see| frozen.read(|batch| see(moment, batch)))]);
         Ok(carried.frozen(None))

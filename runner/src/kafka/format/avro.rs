@@ -19,6 +19,8 @@ use crate::kafka::record::BadRecord;
 use crate::row::{Decimal, FieldDef, RowType, Shape, Value, ValueType};
 
 const MILLIS_OF_A_DAY: i64 = 86_400_000;
+/// What the library may set aside for one collection because of a number in a datum; a text or bytes of more is refused.
+const MOST_BYTES: usize = 128 << 20;
 /// Digits by which a decimal is moved to the scale of a schema.
 const MOST_DIGITS: u32 = 1000;
 
@@ -102,6 +104,7 @@ impl<'s> Types<'s> {
             Schema::Bytes => Shape::Bytes,
             Schema::Date | Schema::TimestampMillis => Shape::Instant,
             Schema::Decimal(_) => Shape::Decimal,
+            Schema::Fixed(fixed) if fixed.size == 0 => return Err(format!("{what} is fixed, of no bytes")),
             Schema::Fixed(fixed) => {
                 self.named.insert(fixed.name.clone(), schema);
                 Shape::Bytes
@@ -117,6 +120,10 @@ impl<'s> Types<'s> {
                 let key = ValueType { nullable: false, shape: Shape::Text };
                 let value = self.value_type(&map.types, &format!("the values of {what}"), depth)?;
                 Shape::Map(Box::new(key), Box::new(value))
+            }
+            // Of what takes no bytes a datum may have as many as it likes.
+            Schema::Record(record) if record.fields.is_empty() => {
+                return Err(format!("{what} is a record without fields"));
             }
             Schema::Record(record) => {
                 self.named.insert(record.name.clone(), schema);
@@ -181,6 +188,8 @@ pub(super) struct AvroCodec {
 
 impl AvroCodec {
     pub(super) fn new(text: Option<&str>, ty: &RowType) -> Result<AvroCodec, String> {
+        // Holds for the process; the first call counts.
+        apache_avro::util::max_allocation_bytes(MOST_BYTES);
         let schema = match text {
             Some(text) => parsed(text)?,
             None => Schema::parse(&derived(ty, "Row")?).map_err(|error| format!("no Avro schema of rows: {error}"))?,
@@ -496,6 +505,11 @@ mod tests {
                 "field \"a\" is nested too deeply, or within itself",
             ),
             (r#"{"type": "record", "name": "A", "fields": [{"name": "a", "type": "null"}]}"#, "field \"a\" is never"),
+            (
+                r#"{"type": "record", "name": "A", "fields": [{"name": "a", "type": {"type": "array", "items":
+                    {"type": "record", "name": "B", "fields": []}}}]}"#,
+                "the items of field \"a\" is a record without fields",
+            ),
         ] {
             let found = schema(text).unwrap_err();
             assert!(found.starts_with(said), "{text}: {found}");
