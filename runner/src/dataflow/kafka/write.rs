@@ -354,13 +354,12 @@ impl WriteOperator {
             Guarantee::ExactlyOnce(InTransactions { saved: Some(saved), .. }) => saved.given_up,
             _ => 0,
         };
-        self.flow.hold_sources(given_up > AHEAD.saturating_mul(self.job.budget.limit()));
+        let ahead = AHEAD.saturating_mul(self.job.budget.limit());
+        self.flow.hold_sources(given_up > ahead);
         // All of an epoch must come before any of it is written, so that alone holds nobody up.
         let mut allowed = match &self.guarantee {
             Guarantee::AtLeastOnce { .. } => 0,
-            Guarantee::ExactlyOnce(InTransactions { saved: Some(_), .. }) => {
-                AHEAD.saturating_mul(self.job.budget.limit())
-            }
+            Guarantee::ExactlyOnce(InTransactions { saved: Some(_), .. }) => ahead,
             Guarantee::ExactlyOnce(_) => usize::MAX,
         };
         // What comes before a checkpoint that is under way has to come, or that one would wait for ever.
