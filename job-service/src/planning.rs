@@ -30,55 +30,57 @@ pub enum NotUnderstood {
     Pipeline(#[from] Refusal),
 }
 
-/// Validates and plans.
-pub fn understand(pipeline: &pb::Pipeline, submitted: &prost_types::Struct) -> Result<Understood, NotUnderstood> {
-    let (options, remarks) = options::parse(submitted)?;
-    let mut remarks: Vec<Message> = remarks
-        .into_iter()
-        .map(|remark| match remark {
-            Remark::Accepted(text) => Message::now(Importance::Basic, text),
-            Remark::Warned(text) => Message::now(Importance::Warning, text),
-        })
-        .collect();
-    let durable = options.checkpoints.is_some();
-    let recognised = if options.kafka_by_sdk { None } else { expansion::recognise(pipeline) };
-    let plan = match recognised {
-        Some(recognised) => native(pipeline, recognised, durable, &mut remarks)?,
-        None => plan(pipeline, durable)?,
-    };
-    Ok(Understood { options, remarks, plan })
+/// A pipeline as it is to be run from now on, whoever takes it over.
+#[derive(Debug)]
+pub struct Accepted {
+    /// What was handed in, or with transforms of the runner's own in it.
+    pub pipeline: pb::Pipeline,
+    /// Of that.
+    pub understood: Understood,
 }
 
-/// Plans a pipeline with transforms of the runner's own in it, or as it was submitted, if that cannot be. Says which.
-fn native(
-    submitted: &pb::Pipeline,
-    recognised: Recognised,
-    durable: bool,
-    remarks: &mut Vec<Message>,
-) -> Result<Plan, Refusal> {
+/// Validates and plans what a client hands in.
+pub fn accept(submitted: pb::Pipeline, options: &prost_types::Struct) -> Result<Accepted, NotUnderstood> {
+    let by_sdk = options::parse(options)?.0.kafka_by_sdk;
+    let Some(recognised) = expansion::recognise(&submitted).filter(|_| !by_sdk) else {
+        let understood = understand(&submitted, options)?;
+        return Ok(Accepted { pipeline: submitted, understood });
+    };
     let Recognised { pipeline, replaced, left } = recognised;
-    let mut say = |text: String| remarks.push(Message::now(Importance::Basic, text));
-    for left in left {
-        say(format!("Kafka runs in its SDK's environment, as it was expanded, in {left}"));
-    }
-    if replaced.is_empty() {
-        return plan(submitted, durable);
-    }
+    let mut said: Vec<String> = left
+        .into_iter()
+        .map(|left| format!("Kafka runs in its SDK's environment, as it was expanded, in {left}"))
+        .collect();
     let names = replaced.join(", ");
-    match plan(&pipeline, durable) {
-        Ok(plan) => {
-            say(format!(
-                "Kafka is read and written by Ferrobeam itself in {names}, which an expansion service of the SDK's made \
-                 (ferrobeam_kafka_by_sdk leaves that to it)"
-            ));
-            Ok(plan)
+    let mut accepted = match understand(&pipeline, options) {
+        Ok(understood) => {
+            if !replaced.is_empty() {
+                said.push(format!(
+                    "Kafka is read and written by Ferrobeam itself in {names}, which an expansion service of the SDK's made \
+                     (ferrobeam_kafka_by_sdk leaves that to it)"
+                ));
+            }
+            Accepted { pipeline, understood }
         }
         Err(refusal) => {
-            let plan = plan(submitted, durable)?;
-            say(format!("Kafka runs in its SDK's environment, as it was expanded, in {names}: {refusal}"));
-            Ok(plan)
+            let understood = understand(&submitted, options)?;
+            said.push(format!("Kafka runs in its SDK's environment, as it was expanded, in {names}: {refusal}"));
+            Accepted { pipeline: submitted, understood }
         }
-    }
+    };
+    accepted.understood.remarks.extend(said.into_iter().map(|text| Message::now(Importance::Basic, text)));
+    Ok(accepted)
+}
+
+/// Validates and plans a pipeline that was accepted.
+pub fn understand(pipeline: &pb::Pipeline, submitted: &prost_types::Struct) -> Result<Understood, NotUnderstood> {
+    let (options, remarks) = options::parse(submitted)?;
+    let plan = plan(pipeline, options.checkpoints.is_some())?;
+    let remarks = remarks.into_iter().map(|remark| match remark {
+        Remark::Accepted(text) => Message::now(Importance::Basic, text),
+        Remark::Warned(text) => Message::now(Importance::Warning, text),
+    });
+    Ok(Understood { options, remarks: remarks.collect(), plan })
 }
 
 /// Validates and plans a pipeline. `durable`: the job takes checkpoints.

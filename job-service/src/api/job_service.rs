@@ -21,7 +21,7 @@ use super::state::JavaClient;
 use super::streams::{self, Replies};
 use crate::artifacts::Staging;
 use crate::job::{Job, JobId, Jobs, Preparation, PreparationId, RunError, Submission};
-use crate::planning::Understood;
+use crate::planning::{Accepted, Understood};
 use crate::supervisor::{Supervisor, set_options};
 use crate::{metrics, options, planning};
 
@@ -189,8 +189,8 @@ fn prepare(request: PrepareJobRequest, unnamed: &AtomicU64) -> Result<Preparatio
     let pipeline = request.pipeline.ok_or_else(|| refuse("the request has no pipeline".to_owned()))?;
     let submitted = request.pipeline_options.unwrap_or_default();
     let staging = Staging::of(&pipeline).map_err(|e| refuse(e.to_string()))?;
-    let understood = planning::understand(&pipeline, &submitted).map_err(|e| refuse(e.to_string()))?;
-    let Understood { options, remarks, plan } = understood;
+    let accepted = planning::accept(pipeline, &submitted).map_err(|e| refuse(e.to_string()))?;
+    let Accepted { pipeline, understood: Understood { options, remarks, plan } } = accepted;
     if let Some(start_from) = options.checkpoints.as_ref().and_then(|checkpoints| checkpoints.start_from.as_ref()) {
         start_from.is_there().map_err(|e| refuse(format!("pipeline options refused: savepoint_path: {e}")))?;
     }

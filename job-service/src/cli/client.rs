@@ -48,11 +48,6 @@ pub(super) fn said(status: tonic::Status) -> anyhow::Error {
     anyhow::anyhow!("{}", status.message())
 }
 
-pub(super) fn is_terminal(state: i32) -> bool {
-    use job_state::Enum;
-    matches!(Enum::try_from(state), Ok(Enum::Done | Enum::Failed | Enum::Cancelled | Enum::Updated | Enum::Drained))
-}
-
 pub(super) fn state_name(state: i32) -> &'static str {
     job_state::Enum::try_from(state).map_or("UNKNOWN", |state| state.as_str_name())
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio_stream::StreamExt;
 
 use super::args::{EndArgs, JobsArgs, LogsArgs};
-use super::client::{JobClient, connect, find, is_terminal, jobs, said, state_name};
+use super::client::{JobClient, connect, find, jobs, said, state_name};
 
 /// A job as `jobs --json` prints it.
 #[derive(Debug, Serialize)]
@@ -61,7 +61,8 @@ pub(super) async fn drain(args: EndArgs) -> anyhow::Result<ExitCode> {
 /// Waits for the end of a job that was asked to end, if that is wanted, and prints its state. What the job says meanwhile goes
 /// to standard error: it may not come to its end.
 async fn ending(client: &mut JobClient, args: &EndArgs, job_id: String, mut state: i32) -> anyhow::Result<i32> {
-    if !args.no_wait && !is_terminal(state) {
+    if !args.no_wait {
+        // Also where the answer was its end: the job may have said something between the two.
         let request = JobMessagesRequest { job_id: job_id.clone() };
         let mut events = client.get_message_stream(request).await.map_err(said)?.into_inner();
         let mut ends = false;

@@ -1,11 +1,14 @@
 //! Messages of Protocol Buffers, by what a user gives of them: a file of descriptors, or their source.
 
+use std::fs::File;
+use std::io::Read;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ferrobeam_runner::kafka::ProtoMessage;
 use prost::Message;
 use prost_reflect::DescriptorPool;
-use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
+use protox::file::{ChainFileResolver, FileResolver, GoogleFileResolver};
 
 use super::configuration::ExpansionError;
 
@@ -56,11 +59,18 @@ fn of_file(path: &str) -> Result<Vec<u8>, ExpansionError> {
     if local.contains("://") {
         return Err(refused("it is read by the job service, from a local file: copy it there".to_owned()));
     }
-    let length = std::fs::metadata(local).map_err(|error| refused(error.to_string()))?.len();
-    if length > MOST_BYTES {
-        return Err(refused(format!("its {length} bytes are more than {MOST_BYTES}, which descriptors have at most")));
+    // Devices and pipes have no end, or none that comes.
+    let metadata = std::fs::metadata(local).map_err(|error| refused(error.to_string()))?;
+    if !metadata.is_file() {
+        return Err(refused("it is no file".to_owned()));
     }
-    std::fs::read(local).map_err(|error| refused(error.to_string()))
+    let mut bytes = Vec::new();
+    let file = File::open(local).map_err(|error| refused(error.to_string()))?;
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(|error| refused(error.to_string()))?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(refused(format!("it has more than the {MOST_BYTES} bytes that descriptors have at most")));
+    }
+    Ok(bytes)
 }
 
 /// The descriptors that a source comes to, with those of Google's that it imports.
@@ -77,9 +87,9 @@ fn compiled(source: &str) -> Result<Vec<u8>, ExpansionError> {
 struct Source(String);
 
 impl FileResolver for Source {
-    fn open_file(&self, name: &str) -> Result<File, protox::Error> {
+    fn open_file(&self, name: &str) -> Result<protox::file::File, protox::Error> {
         if name == SOURCE {
-            return File::from_source(name, &self.0);
+            return protox::file::File::from_source(name, &self.0);
         }
         Err(protox::Error::file_not_found(name))
     }
@@ -115,6 +125,7 @@ mod tests {
         assert!(said(None, Some("import \"other.proto\";"), "A").contains("other.proto"));
         assert!(said(None, None, "A").starts_with("the format PROTO needs a schema"));
         assert!(said(Some("gs://bucket/file"), None, "A").contains("copy it there"));
+        assert!(said(Some("/dev/zero"), None, "A").ends_with("it is no file"));
         assert!(said(Some("/nowhere"), None, "A").starts_with("file_descriptor_path: /nowhere: "));
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), b"no descriptors").unwrap();

@@ -4,7 +4,7 @@
 //! (`external_transforms.proto`; so does that of Java 2.73.0), in whatever it is taken apart. Such a transform is done by
 //! the runner itself instead, if all that it asks for can be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
 use ferrobeam_proto::pipeline as pb;
@@ -85,7 +85,6 @@ fn replace(components: &mut pb::Components, id: &str, asked: pb::PTransform) -> 
     for part in parts(components, &asked) {
         components.transforms.remove(&part);
     }
-    let made = pb::PTransform { annotations: asked.annotations.clone(), ..made };
     let new = parts(components, &made);
     components.transforms.insert(id.to_owned(), made);
     for id in new.iter().map(String::as_str).chain([id]) {
@@ -96,7 +95,13 @@ fn replace(components: &mut pb::Components, id: &str, asked: pb::PTransform) -> 
             }
         }
     }
-    ends.keys().for_each(|new| drop(components.pcollections.remove(new)));
+    for (new, old) in &ends {
+        let Some(new) = components.pcollections.remove(new) else { continue };
+        let Some(coder_id) = components.pcollections.get(old).map(|old| old.coder_id.clone()) else { continue };
+        // What stays of it within is encoded as the pipeline has it: whether those are the same rows the planner looks at.
+        let stay = components.pcollections.values_mut().filter(|stays| stays.coder_id == new.coder_id);
+        stay.for_each(|stays| stays.coder_id.clone_from(&coder_id));
+    }
     Ok(())
 }
 
@@ -116,12 +121,13 @@ fn outputs(
 }
 
 /// All that a transform is made of, by id.
-fn parts(components: &pb::Components, of: &pb::PTransform) -> Vec<String> {
-    let (mut found, mut left) = (Vec::new(), of.subtransforms.clone());
+fn parts(components: &pb::Components, of: &pb::PTransform) -> BTreeSet<String> {
+    let (mut found, mut left) = (BTreeSet::new(), of.subtransforms.clone());
     while let Some(id) = left.pop() {
-        if let Some(transform) = components.transforms.get(&id).filter(|_| !found.contains(&id)) {
+        if let Some(transform) = components.transforms.get(&id)
+            && found.insert(id)
+        {
             left.extend(transform.subtransforms.iter().cloned());
-            found.push(id);
         }
     }
     found

@@ -146,7 +146,7 @@ pub(crate) fn build<'scope>(
                             batch = good;
                         }
                         Err(error) => {
-                            operator.fail(Fault::Runner, format!("an element does not match its coder: {error}"));
+                            operator.fail(Fault::Owner, format!("an element does not match its coder: {error}"));
                             return;
                         }
                     }

@@ -4,9 +4,10 @@
 //! the fixed, which are bytes. A union is known if it is a type or null.
 
 use std::collections::HashMap;
+use std::io::{self, Read};
 
 use apache_avro::reader::datum::GenericDatumReader;
-use apache_avro::schema::{Name, RecordSchema};
+use apache_avro::schema::{DecimalSchema, InnerDecimalSchema, Name, RecordSchema};
 use apache_avro::types::Value as Avro;
 use apache_avro::writer::datum::GenericDatumWriter;
 use apache_avro::{Decimal as AvroDecimal, Schema};
@@ -21,6 +22,8 @@ use crate::row::{Decimal, FieldDef, RowType, Shape, Value, ValueType};
 const MILLIS_OF_A_DAY: i64 = 86_400_000;
 /// What the library may set aside for one collection because of a number in a datum; a text or bytes of more is refused.
 const MOST_BYTES: usize = 128 << 20;
+/// Bytes of a fixed.
+const MOST_FIXED: usize = 1 << 20;
 /// Digits by which a decimal is moved to the scale of a schema.
 const MOST_DIGITS: u32 = 1000;
 
@@ -31,9 +34,9 @@ pub(super) fn schema(text: &str) -> Result<pb::Schema, String> {
 
 /// That rows of this type can be written by the schema.
 pub(super) fn takes(text: Option<&str>, ty: &RowType) -> Result<(), String> {
-    let Some(text) = text else { return derived(ty, "Row").map(drop) };
+    let Some(text) = text else { return AvroCodec::new(None, ty).map(drop) };
     let schema = parsed(text)?;
-    let types = Types::of(&schema)?;
+    let types = Types::written(&schema)?;
     has_place(ty, &types.row, "the Avro schema")?;
     let missing = types.row.fields.iter().find(|field| !field.ty.nullable && ty.position(&field.name).is_none());
     missing
@@ -50,12 +53,24 @@ struct Types<'s> {
     named: HashMap<Name, &'s Schema>,
     /// Fields that may still come.
     left: usize,
+    /// Where times are of microseconds, a time is what is written, and a number what is read, as Java has it.
+    is_written: bool,
 }
 
 impl<'s> Types<'s> {
+    /// As rows are read.
     fn of(schema: &'s Schema) -> Result<Types<'s>, String> {
+        Types::walk(schema, false)
+    }
+
+    /// As rows are written.
+    fn written(schema: &'s Schema) -> Result<Types<'s>, String> {
+        Types::walk(schema, true)
+    }
+
+    fn walk(schema: &'s Schema, is_written: bool) -> Result<Types<'s>, String> {
         let Schema::Record(record) = schema else { return Err("the Avro schema is no record".to_owned()) };
-        let mut types = Types { row: RowType::default(), named: HashMap::new(), left: MOST_FIELDS };
+        let mut types = Types { row: RowType::default(), named: HashMap::new(), left: MOST_FIELDS, is_written };
         types.named.insert(record.name.clone(), schema);
         types.row = types.record(record, MAX_DEPTH)?;
         Ok(types)
@@ -91,6 +106,7 @@ impl<'s> Types<'s> {
             Schema::Null => return Err(format!("{what} is never but null")),
             Schema::Boolean => Shape::Boolean,
             Schema::Int | Schema::TimeMillis => Shape::Int32,
+            Schema::TimestampMicros | Schema::TimestampNanos if self.is_written => Shape::MicrosInstant,
             Schema::Long
             | Schema::TimeMicros
             | Schema::TimestampMicros
@@ -103,8 +119,15 @@ impl<'s> Types<'s> {
             Schema::String | Schema::Uuid(_) => Shape::Text,
             Schema::Bytes => Shape::Bytes,
             Schema::Date | Schema::TimestampMillis => Shape::Instant,
+            Schema::Decimal(DecimalSchema { inner: InnerDecimalSchema::Fixed(fixed), .. })
+                if fixed.size > MOST_FIXED =>
+            {
+                return Err(format!("{what} is a decimal of {} bytes: there are at most {MOST_FIXED}", fixed.size));
+            }
             Schema::Decimal(_) => Shape::Decimal,
-            Schema::Fixed(fixed) if fixed.size == 0 => return Err(format!("{what} is fixed, of no bytes")),
+            Schema::Fixed(fixed) if !(1..=MOST_FIXED).contains(&fixed.size) => {
+                return Err(format!("{what} is fixed, of {} bytes: of those there are 1 to {MOST_FIXED}", fixed.size));
+            }
             Schema::Fixed(fixed) => {
                 self.named.insert(fixed.name.clone(), schema);
                 Shape::Bytes
@@ -179,6 +202,25 @@ fn derived_type(ty: &ValueType, field: &str, name: &str) -> Result<serde_json::V
     Ok(if ty.nullable { json!(["null", of]) } else { of })
 }
 
+/// The bytes of a datum. That they end is a fault: the library (0.22) takes it for null, or nothing, in the middle of a datum too.
+struct Whole<'a, 'b>(&'a mut &'b [u8]);
+
+impl Read for Whole<'_, '_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.0.is_empty() && !out.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the datum is cut short"));
+        }
+        self.0.read(out)
+    }
+
+    fn read_exact(&mut self, out: &mut [u8]) -> io::Result<()> {
+        if self.0.len() < out.len() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the datum is cut short"));
+        }
+        self.0.read_exact(out)
+    }
+}
+
 /// A schema that is ready to be read or written by.
 pub(super) struct AvroCodec {
     schema: Schema,
@@ -202,7 +244,7 @@ impl AvroCodec {
         // Without the library's words: they may show what stands there.
         let no_datum = || BadRecord("its value is no Avro datum of the schema".to_owned());
         let reader = GenericDatumReader::builder(&self.schema).build().map_err(|_| no_datum())?;
-        let datum = reader.read_value(&mut bytes).map_err(|_| no_datum())?;
+        let datum = reader.read_value(&mut Whole(&mut bytes)).map_err(|_| no_datum())?;
         if !bytes.is_empty() {
             let what = "its value goes on behind the Avro datum of the schema: it is of another schema, or framed for a schema \
                         registry, which is not known here: read the format RAW, and decode it in the pipeline";
@@ -233,7 +275,7 @@ impl AvroCodec {
                 let schema = union.variants().get(at as usize).ok_or_else(|| misfit(name))?;
                 self.nullable_value(*of, schema, ty, name)
             }
-            (Avro::Null, _) if ty.nullable => Ok(Value::Null),
+            (Avro::Null, Schema::Null) if ty.nullable => Ok(Value::Null),
             (datum, schema) => self.value(datum, schema, &ty.shape, name),
         }
     }
@@ -485,6 +527,15 @@ mod tests {
         for cut in 0..whole.len() {
             assert!(codec.read(&whole[..cut], &ty()).is_err());
         }
+        // Where what ends might be null, or a text that is not whole.
+        let last = r#"{"type": "record", "name": "A", "fields": [
+            {"name": "id", "type": "long"}, {"name": "name", "type": ["null", "string"]},
+            {"name": "of", "type": {"type": "array", "items": ["null", "boolean"]}}]}"#;
+        let ty_of_last = RowType::of(&schema(last).unwrap()).unwrap();
+        let codec_of_last = AvroCodec::new(Some(last), &ty_of_last).unwrap();
+        for cut in [&b""[..], b"\x02", b"\x02\x02\x14a", b"\x02\x00", b"\x02\x00\xfe\xff\x7f", b"\x02\x00\x04\x02"] {
+            assert!(codec_of_last.read(cut, &ty_of_last).is_err(), "{cut:?}");
+        }
         let longer = [&whole[..], b"x"].concat();
         assert!(codec.read(&longer, &ty()).unwrap_err().to_string().contains("goes on behind"));
         // Lengths that are not there.
@@ -554,6 +605,10 @@ mod tests {
         let row = [Value::Int(1_700_000_000_123_456), Value::Int(-1)];
         let derived = AvroCodec::new(None, &ty).unwrap();
         assert_eq!(derived.write(&row, &ty).unwrap(), b"\x80\x89\x81\x82\x83\x89\x85\x06\x01");
+        let number = r#"{"type": "record", "name": "A", "fields": [{"name": "at", "type": "long"}]}"#;
+        let at = RowType { fields: vec![of("at", Shape::MicrosInstant)] };
+        let said = takes(Some(number), &at).unwrap_err();
+        assert_eq!(said, "field \"at\" is of the type TIMESTAMP, and in the Avro schema of the type INT64");
         let coarse = r#"{"type": "record", "name": "A", "fields": [
             {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
             {"name": "day", "type": {"type": "int", "logicalType": "date"}}]}"#;
@@ -586,6 +641,8 @@ mod tests {
         ];
         let bytes = codec.write(&row, &ty).unwrap();
         assert_eq!(bytes, b"\x02\x06\x00\x02\x02z\x04");
+        let odd = RowType { fields: vec![FieldDef { name: "no-name".into(), ty: of(false, Shape::Text) }] };
+        assert!(takes(None, &odd).is_err());
         let decimal = RowType { fields: vec![FieldDef { name: "a".into(), ty: of(false, Shape::Decimal) }] };
         assert!(takes(None, &decimal).unwrap_err().starts_with("field \"a\" is a decimal"));
     }

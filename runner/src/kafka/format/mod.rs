@@ -215,7 +215,7 @@ fn shape_has_place(shape: &Shape, place: &Shape, of: &str) -> Result<(), Option<
     match (shape, place) {
         (Byte | Int16 | Int32 | Int64, Byte | Int16 | Int32 | Int64) | (Float | Double, Float | Double) => Ok(()),
         // Times of any unit.
-        (Instant | MicrosInstant | Date, Instant) | (Instant | MicrosInstant, Int64) => Ok(()),
+        (Instant | MicrosInstant | Date, Instant | MicrosInstant) | (Int64, MicrosInstant) => Ok(()),
         (Array(shape), Array(place)) => shape_has_place(&shape.shape, &place.shape, of),
         (Map(key, value), Map(place_of_key, place_of_value)) => {
             shape_has_place(&key.shape, &place_of_key.shape, of)?;
