@@ -456,14 +456,14 @@ class SinkFaults(FaultTest):
     self.broker.produce(self.source, [(b'k', value)])
     service.wait_for('another record', lambda: len(SEEN) > 10)
     time.sleep(3)
-    count = 32 * memory // size
+    count = 48 * memory // size
     self.broker.produce(self.source, [(b'k', value)] * count)
     seen = -1
     # It stands still.
     while seen < len(SEEN):
       seen = len(SEEN)
       time.sleep(5)
-    self.assertLess(seen * size, 20 * memory)
+    self.assertLess(seen * size, 36 * memory)
     manifests.unlink()
     kept.rename(manifests)
     service.wait_for('all records', lambda: len(SEEN) >= count + 11)

@@ -202,7 +202,7 @@ class FaultTest(KafkaTest):
 
   def worker(self):
     """The one job process."""
-    worker, = self.service.workers()
+    worker, = service.wait_for('a job process', self.service.workers)
     return worker
 
   def transactional_ids(self):
