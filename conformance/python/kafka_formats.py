@@ -3,7 +3,6 @@
 Records are encoded, and checked, by libraries that have nothing to do with the runner. See `kafka_test.py`.
 """
 import decimal
-import functools
 import io
 import json
 import os
@@ -12,7 +11,6 @@ import unittest
 
 import apache_beam as beam
 from apache_beam.transforms import managed
-from apache_beam.utils.subprocess_server import JavaJarServer
 from apache_beam.utils.timestamp import Timestamp
 import fastavro
 from google.protobuf import descriptor_pb2
@@ -134,7 +132,7 @@ class Formats(KafkaTest):
 
   def setUp(self):
     super().setUp()
-    services = JavaJarServer.beam_services({'sdks:java:io:expansion-service:shadowJar': self.service.expansion})
+    services = self.expanded_here()
     services.__enter__()
     self.addCleanup(services.__exit__, None, None, None)
     self.topics()
@@ -228,11 +226,7 @@ class Formats(KafkaTest):
     self.broker.create_topic(other, 1)
     values = [b'{"id": 1}', b'{"id": "one"}', b'', b'{"id": 2}', b'{']
     self.broker.produce(self.source, [(b'k', value) for value in values])
-    program = os.path.join(self.folder, 'pipeline.yaml')
-    words = {'SOURCE': self.source, 'SINK': self.sink, 'OTHER': other, 'BOOTSTRAP': self.broker.bootstrap}
-    with open(program, 'w') as file:
-      file.write(functools.reduce(lambda yaml, word: yaml.replace(*word), words.items(), ERRORS))
-    self.run_by_ferrobeam('-m', 'apache_beam.yaml.main', '--yaml_pipeline_file=%s' % program)
+    self.run_yaml(ERRORS, OTHER=other)
     self.assertEqual([record.value for record in self.broker.read(self.sink, 2)], [b'{"id":1}', b'{"id":2}'])
     self.assertEqual([record.value.decode() for record in self.broker.read(other, 3)], [
         '{"id": "one"}: the record at offset 1 of partition 0 of topic %s: its field "id" is not what the schema says' % self.source,

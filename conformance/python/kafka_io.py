@@ -1,9 +1,7 @@
 """Kafka as a source and a sink: what is read, written and refused, and programs of users. See `kafka_test.py`."""
-import functools
 import json
 import os
 import signal
-import sys
 import time
 import unittest
 
@@ -11,7 +9,6 @@ import apache_beam as beam
 from apache_beam.io.kafka import ReadFromKafka
 from apache_beam.transforms import managed
 from apache_beam.transforms.window import FixedWindows
-from apache_beam.utils.subprocess_server import JavaJarServer
 
 import kills
 import service
@@ -317,11 +314,7 @@ class Clients(KafkaTest):
   def test_yaml_by_ferrobeam_run(self):
     self.topics()
     self.broker.produce(self.source, [(b'k', b'%d' % i) for i in range(10)])
-    program = os.path.join(self.folder, 'pipeline.yaml')
-    words = {'SOURCE': self.source, 'SINK': self.sink, 'BOOTSTRAP': self.broker.bootstrap}
-    with open(program, 'w') as file:
-      file.write(functools.reduce(lambda yaml, word: yaml.replace(*word), words.items(), YAML))
-    self.run_by_ferrobeam('-m', 'apache_beam.yaml.main', '--yaml_pipeline_file=%s' % program)
+    self.run_yaml(YAML)
     self.assertEqual([record.value for record in self.broker.read(self.sink, 10)], [b'%d' % i for i in range(10)])
 
   def test_a_sitecustomize_of_the_users_own_runs(self):
@@ -345,7 +338,7 @@ class Clients(KafkaTest):
     self.topics()
     self.broker.produce(self.source, [(b'k', b'%d' % i) for i in range(10)])
     config = {'bootstrap_servers': self.broker.bootstrap, 'format': 'STRING'}
-    with JavaJarServer.beam_services({'sdks:java:io:expansion-service:shadowJar': self.service.expansion}):
+    with self.expanded_here():
       def build(pipeline):
         read = managed.Read(managed.KAFKA, config=dict(
             config, topic=self.source, auto_offset_reset_config='earliest', max_read_time_seconds=3))
@@ -366,7 +359,7 @@ class Clients(KafkaTest):
     config = {'bootstrap_servers': self.broker.bootstrap, 'topic': self.source, 'format': 'STRING', 'max_read_time_seconds': 3,
               'auto_offset_reset_config': '${file:%s:where}' % settings,
               'consumer_config_updates': {'group.id': self.source, 'enable.auto.commit': 'true'}}
-    with JavaJarServer.beam_services({'sdks:java:io:expansion-service:shadowJar': self.service.expansion}):
+    with self.expanded_here():
       for end in (10, 15):
         read = managed.Read(managed.KAFKA, config=config)
         write = self.write(topic=self.sink)
@@ -379,11 +372,7 @@ class Clients(KafkaTest):
   def test_yaml_of_json(self):
     self.topics()
     self.broker.produce(self.source, [(b'k', b'{"id": %d, "name": "n%d", "more": [1]}' % (i, i)) for i in range(10)])
-    program = os.path.join(self.folder, 'pipeline.yaml')
-    words = {'SOURCE': self.source, 'SINK': self.sink, 'BOOTSTRAP': self.broker.bootstrap}
-    with open(program, 'w') as file:
-      file.write(functools.reduce(lambda yaml, word: yaml.replace(*word), words.items(), JSON))
-    self.run_by_ferrobeam('-m', 'apache_beam.yaml.main', '--yaml_pipeline_file=%s' % program)
+    self.run_yaml(JSON)
     found = sorted(json.loads(record.value)['doubled'] for record in self.broker.read(self.sink, 5))
     self.assertEqual(found, [10, 12, 14, 16, 18])
 

@@ -17,6 +17,7 @@ import unittest
 
 import apache_beam as beam
 from apache_beam.io.kafka import ReadFromKafka, WriteToKafka
+from apache_beam.utils.subprocess_server import JavaJarServer
 
 import broker
 import kills
@@ -89,6 +90,18 @@ class KafkaTest(unittest.TestCase):
     """A Python program of a user's, with no Java to be found."""
     no_java = {'PATH': os.path.join(self.folder, 'nothing'), 'JAVA_HOME': '', **environment}
     self.program(os.environ['FERROBEAM'], 'run', '--', sys.executable, *command, **no_java)
+
+  def run_yaml(self, text, **words):
+    """A YAML file of a user's, with words in it for what this test has."""
+    program = os.path.join(self.folder, 'pipeline.yaml')
+    words = {'SOURCE': self.source, 'SINK': self.sink, 'BOOTSTRAP': self.broker.bootstrap, **words}
+    with open(program, 'w') as file:
+      file.write(functools.reduce(lambda yaml, word: yaml.replace(*word), words.items(), text))
+    self.run_by_ferrobeam('-m', 'apache_beam.yaml.main', '--yaml_pipeline_file=%s' % program)
+
+  def expanded_here(self):
+    """While this holds, what would start a jar for it asks the service."""
+    return JavaJarServer.beam_services({'sdks:java:io:expansion-service:shadowJar': self.service.expansion})
 
   def start(self, build, *options):
     """Starts a streaming pipeline."""

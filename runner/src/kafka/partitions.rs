@@ -124,9 +124,10 @@ impl Partitions<'_> {
             (None, Some(_)) => self.committed(names)?,
             (None, None) => vec![None; names.len()],
         };
+        let said = Reset::said(&self.read.consumer_config);
         for ((name, start), (low, high)) in names.iter().zip(&mut starts).zip(&ends) {
             let (low, high) = (*low, *high);
-            let reset = match Reset::said(&self.read.consumer_config) {
+            let reset = match said {
                 _ if self.read.start_time.is_some() => Some(high),
                 Reset::Earliest => Some(low),
                 Reset::Latest => Some(high),

@@ -164,7 +164,8 @@ fn atomic(atomic: pb::AtomicType, nullable: bool) -> pb::FieldType {
     pb::FieldType { nullable, type_info: Some(TypeInfo::AtomicType(atomic.into())) }
 }
 
-fn schema(id: &str, fields: Vec<(&str, pb::FieldType)>) -> pb::Schema {
+/// A schema of these fields, which are encoded in their order.
+pub(super) fn schema<'a>(id: &str, fields: impl IntoIterator<Item = (&'a str, pb::FieldType)>) -> pb::Schema {
     let fields = fields.into_iter().enumerate().map(|(index, (name, ty))| pb::Field {
         name: name.to_owned(),
         r#type: Some(ty),
@@ -319,16 +320,11 @@ impl ElementEncoder {
 pub(crate) fn encode_read_error(out: &mut Vec<u8>, prefixed: bool, value: Option<&[u8]>, bad: &BadRecord) {
     let mut failed = Vec::new();
     put_bytes(&mut failed, value.unwrap_or_default());
-    put_error(out, prefixed, &failed, bad);
+    encode_write_error(out, prefixed, &failed, bad);
 }
 
-/// Appends a row of [`write_error_schema`], of the row that could not be written.
-pub(crate) fn encode_write_error(out: &mut Vec<u8>, prefixed: bool, row: &[u8], bad: &BadRecord) {
-    put_error(out, prefixed, row, bad);
-}
-
-/// Appends a row of what failed, as it is encoded, and of why.
-fn put_error(out: &mut Vec<u8>, prefixed: bool, failed: &[u8], bad: &BadRecord) {
+/// Appends a row of [`write_error_schema`], of the row that could not be written: of what failed, as it is encoded, and of why.
+pub(crate) fn encode_write_error(out: &mut Vec<u8>, prefixed: bool, failed: &[u8], bad: &BadRecord) {
     let mut row = vec![2, 0];
     row.extend_from_slice(failed);
     put_bytes(&mut row, bad.0.as_bytes());

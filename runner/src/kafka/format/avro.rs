@@ -29,7 +29,7 @@ const MOST_DIGITS: u32 = 1000;
 
 /// The schema of the rows that an Avro schema describes. An error says what of it is not understood.
 pub(super) fn schema(text: &str) -> Result<pb::Schema, String> {
-    Ok(named_schema(Types::of(&parsed(text)?)?.row, text.as_bytes()))
+    Ok(named_schema(&Types::of(&parsed(text)?)?.row, text.as_bytes()))
 }
 
 /// That rows of this type can be written by the schema.
@@ -250,10 +250,20 @@ impl AvroCodec {
                         registry, which is not known here: read the format RAW, and decode it in the pipeline";
             return Err(BadRecord(what.to_owned()));
         }
-        match self.value(datum, &self.schema, &Shape::Row(ty.clone()), "")? {
-            Value::Row(row) => Ok(row),
+        match (datum, &self.schema) {
+            (Avro::Record(fields), Schema::Record(record)) => self.row(fields, record, ty),
             _ => Err(no_datum()),
         }
+    }
+
+    fn row(
+        &self,
+        fields: Vec<(String, Avro)>,
+        record: &RecordSchema,
+        ty: &RowType,
+    ) -> Result<Vec<Value<'static>>, BadRecord> {
+        let fields = fields.into_iter().zip(&record.fields).zip(&ty.fields);
+        fields.map(|(((_, value), field), def)| self.nullable_value(value, &field.schema, &def.ty, &def.name)).collect()
     }
 
     fn resolve<'s>(&'s self, schema: &'s Schema) -> &'s Schema {
@@ -321,10 +331,7 @@ impl AvroCodec {
                 Value::Map(entries.collect::<Result<_, BadRecord>>()?)
             }
             (Shape::Row(row), Avro::Record(fields), Schema::Record(record)) => {
-                let fields = fields.into_iter().zip(&record.fields).zip(&row.fields);
-                let fields = fields
-                    .map(|(((_, value), field), def)| self.nullable_value(value, &field.schema, &def.ty, &def.name));
-                Value::Row(fields.collect::<Result<_, _>>()?)
+                Value::Row(self.row(fields, record, row)?)
             }
             _ => return Err(misfit(name)),
         })

@@ -15,7 +15,7 @@ use crate::row::{Decimal, FieldDef, RowType, Shape, Value, ValueType};
 /// The schema of the rows that a JSON schema describes. An error says what of it is not understood.
 pub(super) fn schema(text: &str) -> Result<pb::Schema, String> {
     let json: Json = serde_json::from_str(text).map_err(|error| format!("it is no JSON: {error}"))?;
-    Ok(named_schema(object(&json, "the schema", MAX_DEPTH)?, text.as_bytes()))
+    Ok(named_schema(&object(&json, "the schema", MAX_DEPTH)?, text.as_bytes()))
 }
 
 fn object(json: &Json, what: &str, depth: usize) -> Result<RowType, String> {

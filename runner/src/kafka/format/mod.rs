@@ -11,7 +11,7 @@ use ferrobeam_proto::pipeline as pb;
 use ferrobeam_proto::pipeline::field_type::TypeInfo;
 use serde::{Deserialize, Serialize};
 
-use super::record::BadRecord;
+use super::record::{BadRecord, schema};
 use crate::row::{DECIMAL, MILLIS_INSTANT, RowType, Shape, Value, ValueType};
 
 /// Levels of schemas within schemas.
@@ -127,17 +127,6 @@ pub(super) fn id_of(text: &[u8]) -> String {
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
-fn schema_of(fields: Vec<(String, ValueType)>) -> pb::Schema {
-    let fields = (0..).zip(fields).map(|(index, (name, ty))| pb::Field {
-        name,
-        r#type: Some(field_type(&ty)),
-        id: index,
-        encoding_position: index,
-        ..Default::default()
-    });
-    pb::Schema { fields: fields.collect(), ..Default::default() }
-}
-
 /// A type as the pipeline has it.
 fn field_type(ty: &ValueType) -> pb::FieldType {
     let atomic = |atomic: pb::AtomicType| TypeInfo::AtomicType(atomic.into());
@@ -171,19 +160,16 @@ fn field_type(ty: &ValueType) -> pb::FieldType {
             value_type: Some(Box::new(field_type(value))),
         })),
         Shape::Row(row) => {
-            let fields = row.fields.iter().map(|field| (field.name.clone(), field.ty.clone()));
-            let mut schema = schema_of(fields.collect());
-            schema.id = id_of(format!("{row:?}").as_bytes());
+            let schema = named_schema(row, format!("{row:?}").as_bytes());
             TypeInfo::RowType(pb::RowType { schema: Some(schema) })
         }
     };
     pb::FieldType { nullable: ty.nullable, type_info: Some(type_info) }
 }
 
-/// A schema of these fields, for which `text` stands.
-fn named_schema(row: RowType, text: &[u8]) -> pb::Schema {
-    let fields = row.fields.into_iter().map(|field| (field.name, field.ty));
-    pb::Schema { id: id_of(text), ..schema_of(fields.collect()) }
+/// The schema of rows of a type, for which `text` stands.
+fn named_schema(row: &RowType, text: &[u8]) -> pb::Schema {
+    schema(&id_of(text), row.fields.iter().map(|field| (field.name.as_str(), field_type(&field.ty))))
 }
 
 /// That rows of the type `ty` have a place in rows of the type `place`: by name, whatever the order. A null where there is

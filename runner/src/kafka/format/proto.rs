@@ -20,7 +20,7 @@ use crate::row::{FieldDef, RowType, Shape, Value, ValueType};
 pub(super) fn schema(message: &ProtoMessage) -> Result<pb::Schema, String> {
     let row = row_of(&descriptor(message)?)?;
     let text = format!("{} {}", message.name, message.descriptors);
-    Ok(named_schema(row, text.as_bytes()))
+    Ok(named_schema(&row, text.as_bytes()))
 }
 
 /// That rows of this type can be written as that message.
